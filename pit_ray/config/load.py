@@ -1,0 +1,117 @@
+"""Reads a recipe (a shipped name or a YAML file) and dotted overrides into a Config, with errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from pit_ray.config.tree import Config
+from pit_ray.errors import ConfigError
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of `recipe` (a shipped name or a path to a YAML file) with `key.sub=value` overrides.
+
+    Raises ConfigError when the recipe does not exist, is no YAML mapping, or does not fit the tree.
+    """
+    tree = _read(_find(recipe))
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"'{override}' is not of the form key=value, for instance seed=7")
+    try:
+        defaults = OmegaConf.create(_defaults() | {"run": f"runs/{Path(recipe).stem}"})
+        merged = OmegaConf.merge(defaults, tree, OmegaConf.from_dotlist(list(overrides)))
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"{recipe}: the overrides do not fit: {error}") from error
+    return parse_config(plain, where=recipe)
+
+
+def parse_config(plain: Any, where: str) -> Config:
+    """A plain mapping as a Config; ConfigError lists every wrong key with the nearest right one."""
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _defaults() -> dict[str, Any]:
+    """The tree's defaults as plain values, so that a recipe may give one key of a section and keep the others."""
+    fields = Config.model_fields.items()
+    return {
+        name: field.default.model_dump(mode="json") if isinstance(field.default, BaseModel) else field.default
+        for name, field in fields
+        if not field.is_required()
+    }
+
+
+def _find(recipe: str) -> Path:
+    shipped, path = RECIPES / f"{recipe}.yaml", Path(recipe)
+    if shipped.is_file():
+        return shipped
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(recipe, recipe_names(), n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise ConfigError(f"no recipe '{recipe}': {hint}Shipped: {', '.join(recipe_names())}; or give a path to a YAML file")
+
+
+def _read(path: Path):
+    try:
+        tree = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not OmegaConf.is_dict(tree):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
+    return tree
+
+
+def _explain(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{location}: {message}" if location else message
+    *parents, last = problem["loc"]
+    known = list(_section_at(parents).model_fields)
+    near = difflib.get_close_matches(str(last), known, n=1)
+    nearest = ".".join([str(part) for part in parents] + near)
+    hint = f"did you mean '{nearest}'?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key '{location}': {hint}"
+
+
+def _section_at(parents: Sequence[str | int]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        section = _section_in(section.model_fields[part].annotation)
+    return section
+
+
+def _section_in(annotation: Any) -> type[BaseModel]:
+    """The section inside an annotation such as `Ppo`, `FromScratch | None` or `tuple[Phase, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section_in(arg) for arg in get_args(annotation) if _holds_section(arg))
+
+
+def _holds_section(annotation: Any) -> bool:
+    if isinstance(annotation, type):
+        return issubclass(annotation, BaseModel)
+    return any(_holds_section(arg) for arg in get_args(annotation))
