@@ -20,6 +20,9 @@ class Metrics(dict[str, tuple[float, float]]):
             merged[name] = (before[0] + total, before[1] + weight)
         return merged
 
+    def __ior__(self, other: Mapping[str, tuple[float, float]]) -> Metrics:  # type: ignore[override,misc]
+        return self | other
+
     def values_by_name(self) -> dict[str, float]:
         """Each name's average; names of weight 0 are left out."""
         return {name: total / weight for name, (total, weight) in sorted(self.items()) if weight}

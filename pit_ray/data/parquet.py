@@ -1,0 +1,48 @@
+"""Columnar records on disk: tokenised pairs and judged rollouts as Parquet, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pit_ray.records import Pairs, Ragged
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes under a temporary name, then renames, so that a half-written file never has the real name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(table, part)
+    os.replace(part, path)
+
+
+def write_pairs(pairs: Pairs, path: Path) -> None:
+    """Tokenised pairs as one row a pair."""
+    columns: dict[str, Any] = {"uid": pa.array(pairs.uid)}
+    for name in ("prompt", "chosen", "rejected"):
+        columns[name] = list_column(getattr(pairs, name))
+    write_table(pa.table(columns), path)
+
+
+def read_pairs(path: Path) -> Pairs:
+    """What `write_pairs` wrote."""
+    table = pq.read_table(path)
+    ragged = {name: _ragged(table.column(name)) for name in ("prompt", "chosen", "rejected")}
+    return Pairs(uid=table.column("uid").to_numpy(), **ragged)
+
+
+def list_column(rows: Ragged) -> pa.Array:
+    """A Ragged as an Arrow list column."""
+    return pa.ListArray.from_arrays(pa.array(rows.offsets.astype(np.int32)), pa.array(rows.values))
+
+
+def _ragged(column: pa.ChunkedArray) -> Ragged:
+    array = column.combine_chunks()
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    values = array.values.to_numpy()
+    return Ragged(values[offsets[0] : offsets[-1]], offsets - offsets[0])

@@ -1,0 +1,105 @@
+"""The one renderer: conversations to token ids, for every stage; saved with each model so that all agree.
+
+Layouts: the policy and R_P see x ‖ y; the improver and R_PIT see x ‖ draft ‖ bridge ‖ y. The bridge is whatever the
+chat template puts between an assistant turn and the next one when the user asks for an improvement. The paper does
+not say how x and y_ref are joined; this is our choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pit_ray.errors import DataError
+from pit_ray.records import Message, Pairs, PreferencePair, Ragged
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}:\n{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}\n\n"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+"""For tokenizers that bring no chat template."""
+
+FILE = "renderer.json"
+_OPEN, _CLOSE = "\ue000", "\ue001"
+
+
+class Renderer:
+    """Token ids of prompts, responses and the bridge between a draft and its revision, by one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, improve_instruction: str) -> None:
+        if tokenizer.eos_token_id is None:
+            raise DataError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token")
+        self.tokenizer = tokenizer
+        self.improve_instruction = improve_instruction
+        self.eos = int(tokenizer.eos_token_id)
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = PLAIN_TEMPLATE
+        self.bridge = self._bridge()
+
+    @classmethod
+    def load(cls, folder: Path) -> Renderer:
+        """The renderer saved beside a model; DataError when the folder has none."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise DataError(f"{folder}: no {FILE} here, so this model was not written by pit-ray")
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls(AutoTokenizer.from_pretrained(str(folder)), saved["improve_instruction"])
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer with its chat template, and what else the renderer needs, beside a model."""
+        self.tokenizer.save_pretrained(str(folder))
+        (Path(folder) / FILE).write_text(
+            json.dumps({"improve_instruction": self.improve_instruction}, indent=2) + "\n", encoding="utf-8"
+        )
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """x: the conversation up to where the assistant's response begins."""
+        return self._encode(self._render(messages), [m["content"] for m in messages])
+
+    def response_ids(self, text: str) -> list[int]:
+        """y without an end token; special tokens spelled out in the text stay plain text."""
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Ids as text for people."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def tokenise(self, pairs: Sequence[PreferencePair]) -> Pairs:
+        """Preference pairs as token ids, rows in order."""
+        return Pairs(
+            uid=np.array([pair.uid for pair in pairs], dtype=np.int64),
+            prompt=Ragged.of(self.prompt_ids(pair.prompt) for pair in pairs),
+            chosen=Ragged.of(self.response_ids(pair.chosen) for pair in pairs),
+            rejected=Ragged.of(self.response_ids(pair.rejected) for pair in pairs),
+        )
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        """The template's text with a numbered mark in place of each content."""
+        marked = [{"role": m["role"], "content": f"{_OPEN}{i}{_CLOSE}"} for i, m in enumerate(messages)]
+        return str(self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True))
+
+    def _encode(self, rendered: str, contents: Sequence[str]) -> list[int]:
+        # Template and contents are encoded apart, so that a content can never be read as a control token.
+        ids: list[int] = []
+        for piece in rendered.split(_OPEN):
+            number, closed, after = piece.partition(_CLOSE)
+            if closed:
+                ids += self.response_ids(contents[int(number)])
+            else:
+                after = number
+            ids += self.tokenizer.encode(after, add_special_tokens=False)
+        return ids
+
+    def _bridge(self) -> np.ndarray:
+        turns = [{"role": "user"}, {"role": "assistant"}, {"role": "user"}]
+        rendered = self._render([turn | {"content": ""} for turn in turns])
+        _, found, after = rendered.partition(f"{_OPEN}1{_CLOSE}")
+        if not found:
+            raise DataError(f"{self.tokenizer.name_or_path}: the chat template leaves out an earlier assistant turn")
+        return np.array(self._encode(after, ["", "", self.improve_instruction]), dtype=np.int32)

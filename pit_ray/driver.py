@@ -1,0 +1,80 @@
+"""Runs a method's stages in order, skipping what is finished, and shows the result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from pit_ray.config import Config
+from pit_ray.evaluate.comparisons import Comparison, delta_table
+from pit_ray.evaluate.report import write_report
+from pit_ray.methods.pit import STAGES, Stage
+from pit_ray.roles import Deployment
+from pit_ray.run_folder import RunFolder, write_json
+from pit_ray.stages.context import RunContext
+from pit_ray.tracking import Tracker, visible
+
+SAMPLES_SHOWN = 3
+
+
+def train(config: Config, deploy: Callable[[RunFolder], Deployment]) -> None:
+    """Runs PIT from wherever the run folder stands to the report. `deploy` says who plays the roles."""
+    folder = RunFolder(config.run)
+    resumed = folder.open(config)
+    with Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
+        if resumed:
+            tracker.note(f"resuming {folder.path}")
+        deployment = deploy(folder)
+        try:
+            context = RunContext(config, folder, deployment, tracker)
+            for stage in STAGES:
+                run_stage(context, stage)
+        finally:
+            deployment.close()
+        summary = complete_summary(folder)
+        report = write_report(folder.path)
+    show(summary, folder.path, report)
+
+
+def run_stage(context: RunContext, stage: Stage) -> None:
+    """Runs a stage unless it is finished or given ready; marks it finished."""
+    ready = context.config.ready
+    missing = [n for n in stage.names if context.folder.seconds(n) is None and getattr(ready, n, None) is None]
+    if not missing:
+        return
+    started = time.monotonic()
+    stage.run(context)
+    for name in missing:
+        if context.folder.seconds(name) is None:
+            seconds = time.monotonic() - started
+            context.folder.finish(name, seconds)
+            context.tracker.end(name, seconds)
+
+
+def complete_summary(folder: RunFolder) -> dict:
+    """evaluation/summary.json with the seconds of every stage."""
+    path = folder.path / "evaluation" / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    names = [name for stage in STAGES for name in stage.names]
+    summary["seconds"] = {name: seconds for name in names if (seconds := folder.seconds(name)) is not None}
+    write_json(path, summary)
+    return summary
+
+
+def show(summary: dict, run: Path, report: Path) -> None:
+    """The Δ table and a few prompts with draft and improved response, on the console."""
+    console = Console()
+    console.print(delta_table([Comparison(**row) for row in summary["comparisons"]]))
+    for sample in json.loads((run / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
+        gold = [f"  gold {g:.2f}" for g in sample["golds"] or []] or [""] * 2
+        lines = (("prompt  ", sample["prompt"], ""), ("draft   ", sample["draft"], gold[0]))
+        improved = ("improved", sample["revisions"][0], f"  gap {sample['gaps'][0]:+.2f}{gold[1]}")
+        console.print()
+        for label, text, note in (*lines, improved):
+            console.print(Text(f"{label}  {visible(text)}{note}"))
+    console.print(Text(f"\nreport: {report}"))

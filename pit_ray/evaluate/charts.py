@@ -1,0 +1,83 @@
+"""Line charts as SVG text for the report: drawn by matplotlib without pyplot, coloured by the page's CSS."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from textwrap import shorten
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pit_ray.tracking import visible
+
+# The figures are drawn in these stand-in colours, which become CSS variables, so that they follow light and dark.
+COLOURS = {
+    "#010203": "var(--series-1)",
+    "#010204": "var(--series-2)",
+    "#010205": "var(--series-3)",
+    "#010206": "var(--series-4)",
+    "#010207": "var(--muted)",
+    "#010208": "var(--line)",
+}
+*SERIES, MUTED, LINE = COLOURS
+
+Points = tuple[np.ndarray, np.ndarray]
+"""Steps (n,) counted from 1, and values (n,)."""
+
+
+class Chart(NamedTuple):
+    title: str
+    legend: list[tuple[str, int]]
+    """Label and number of each line, from 1; empty when there is only one line."""
+    svg: Markup
+
+
+def line_chart(
+    title: str, lines: Mapping[str, Points | None], phases: Sequence[tuple[float, str]], width: float
+) -> Chart | None:
+    """A small line chart over steps, up to four lines by label, `width` inches wide at its natural size; None when no
+    line has points. `phases` are marked by where they begin, in steps, and name. Long lines are drawn faint under
+    their moving mean."""
+    drawn = [(label, points) for label, points in lines.items() if points is not None]
+    if not drawn:
+        return None
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 8.5}):
+        figure = Figure(figsize=(width, 2.2), layout="constrained")
+        axes = figure.subplots()
+        for (_, (x, y)), colour in zip(drawn, SERIES, strict=False):
+            long = len(x) >= 30
+            axes.plot(x, y, color=colour, linewidth=1 if long else 1.8, alpha=0.3 if long else 1)
+            if long:
+                axes.plot(x, _moving_mean(y, len(x) // 10), color=colour, linewidth=1.8)
+        for start, name in phases:
+            axes.axvline(start, color=MUTED, linewidth=0.8, linestyle="--")
+            above, label = axes.get_xaxis_transform(), shorten(visible(name), width=24, placeholder="…")
+            axes.text(start, 1.01, label, color=MUTED, transform=above, va="bottom", fontsize=7.5).set_in_layout(False)
+        if phases:
+            axes.set_title(" ", fontsize=7.5, pad=2)  # room for their names
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set_xlabel("step", color=MUTED)
+        axes.tick_params(colors=MUTED, length=0)
+        axes.grid(color=LINE, linewidth=0.7)
+        axes.spines[:].set_visible(False)
+        text = io.StringIO()
+        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    svg = text.getvalue()
+    svg = re.sub(r'^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1, flags=re.DOTALL)
+    for stand_in, variable in COLOURS.items():
+        svg = svg.replace(stand_in, variable)
+    legend = [(label, k) for k, (label, _) in enumerate(drawn, start=1)] if len(drawn) > 1 else []
+    return Chart(title, legend, Markup(svg))
+
+
+def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean over `width` values around each one, fewer at the ends."""
+    window = np.ones(width)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")

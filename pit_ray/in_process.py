@@ -1,0 +1,187 @@
+"""Every role in this process with plain PyTorch: for tests, and for stepping through a run with a debugger."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pit_ray.config import Config
+from pit_ray.data.randomness import derive_seed
+from pit_ray.learn.batches import collate
+from pit_ray.learn.engine import TorchEngine
+from pit_ray.learn.supervised import fit
+from pit_ray.learner import PpoLearner
+from pit_ray.metrics import Metrics
+from pit_ray.models.load import load_causal, torch_dtype
+from pit_ray.records import Prompts, Ragged, Rollouts, Scores
+from pit_ray.recorder import RolloutRecorder
+from pit_ray.roles import FitJob, GenerateRequest, LearnerSpec, Ref, Resolved, ScoreKind
+from pit_ray.run_folder import write_json
+from pit_ray.scoring import ReferencePolicy, RewardModel
+
+
+class TorchRollout:
+    """A rollout pool of one model, sampling with transformers' `generate`."""
+
+    def __init__(self, base: Path, eos: int) -> None:
+        self.model = load_causal(base, torch.float32)
+        self.eos, self.version = eos, 0
+
+    def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
+        starts = range(0, len(prompts), request.shard_size)
+        shards = [prompts.take(np.arange(i, min(i + request.shard_size, len(prompts)))) for i in starts]
+        return Resolved(Rollouts.concatenate([self._shard(shard, request) for shard in shards]))
+
+    def _shard(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
+        contexts = prompts.contexts().rows()
+        reversed_batch = collate([row[::-1] for row in contexts], [row[:0] for row in contexts], torch.device("cpu"))
+        ids, attention = reversed_batch.ids_BT.flip(1), reversed_batch.attention_BT.flip(1)
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(derive_seed(request.seed, int(prompts.uid[0])))
+            out = self.model.generate(
+                input_ids=ids, attention_mask=attention.long(), max_new_tokens=request.max_new_tokens, do_sample=True,
+                temperature=request.temperature, top_k=0, top_p=1.0, eos_token_id=self.eos, pad_token_id=self.eos,
+                return_dict_in_generate=True, output_scores=True,
+            )  # fmt: skip
+        new = out.sequences[:, ids.shape[1] :].numpy()
+        chosen = torch.stack([torch.log_softmax(s.float(), -1) for s in out.scores], dim=1)
+        logprobs = chosen.gather(2, out.sequences[:, ids.shape[1] :].unsqueeze(2)).squeeze(2).numpy()
+        finished = (new == self.eos).any(axis=1)
+        lengths = np.where(finished, (new == self.eos).argmax(axis=1) + 1, new.shape[1])
+        return Rollouts(
+            prompts,
+            Ragged.of(row[:n] for row, n in zip(new, lengths, strict=True)),
+            Ragged.of((row[:n] for row, n in zip(logprobs, lengths, strict=True)), np.float32),
+            finished,
+            self.version,
+            request.temperature,
+        )
+
+    def load(self, folder: Path, version: int) -> Resolved[None]:
+        self.model, self.version = load_causal(folder, torch.float32), version
+        return Resolved(None)
+
+    def sync(self, weights: Ref[Any], version: int) -> Resolved[None]:
+        self.model.load_state_dict(weights.result())
+        self.version = version
+        return Resolved(None)
+
+
+class TorchScorer:
+    """Reward and reference scorer over models in this process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.dtype = torch_dtype(config.model.dtype)
+        self.model: Any = None
+
+    def load(self, folder: Path, kind: ScoreKind | None = None, eos: int = 0) -> Resolved[None]:
+        budget, trust = self.config.actors.scorer.batch_tokens, self.config.model.trust_remote_code
+        device = torch.device("cpu")
+        if kind is None:
+            self.model = ReferencePolicy(folder, self.dtype, device, budget, trust)
+        else:
+            self.model = RewardModel(folder, kind, eos, self.dtype, device, budget, trust)
+        return Resolved(None)
+
+    def score(self, rollouts: Ref[Rollouts]) -> Resolved[Scores]:
+        return Resolved(self.model.score(rollouts.result()))
+
+    def logprobs(self, rollouts: Ref[Rollouts]) -> Resolved[Ragged]:
+        return Resolved(self.model.logprobs(rollouts.result()))
+
+
+class TorchLearner:
+    """A learner of one rank."""
+
+    learner: PpoLearner
+
+    def start(self, spec: LearnerSpec, resume: Path | None) -> Resolved[None]:
+        self.learner = PpoLearner(spec, TorchEngine)
+        if resume is not None:
+            self.learner.engine.load(resume)
+        return Resolved(None)
+
+    def learn(
+        self, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], kl_coefficient: float, seed: int
+    ) -> Resolved[Metrics]:
+        return Resolved(self.learner.learn(rollouts.result(), scores.result(), reference.result(), kl_coefficient, seed))
+
+    def weights(self) -> Resolved[Any]:
+        return Resolved(self.learner.weights())
+
+    def save(self, folder: Path) -> Resolved[None]:
+        return Resolved(self.learner.engine.save(folder))
+
+    def write_model(self, folder: Path) -> Resolved[None]:
+        return Resolved(self.learner.write_model(folder))
+
+
+class InlineRecorder(RolloutRecorder):
+    """The recorder, called in place."""
+
+    def record(self, path: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> Resolved[Metrics]:  # type: ignore[override]
+        return Resolved(super().record(path, rollouts.result(), scores.result()))
+
+
+class FolderCheckpoints:
+    """A supervised stage's checkpoints in a folder: the newest is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def latest(self) -> tuple[int, Path] | None:
+        found = sorted(self.folder.glob("step-*"))
+        return (int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
+
+    def save(self, steps_done: int, write: Callable[[Path], None]) -> None:
+        part, final = self.folder / ".part", self.folder / f"step-{steps_done:06d}"
+        shutil.rmtree(part, ignore_errors=True)
+        write(part)
+        part.rename(final)
+        for old in sorted(self.folder.glob("step-*"))[:-1]:
+            shutil.rmtree(old)
+
+
+class InProcess:
+    """A deployment without a second process."""
+
+    def __init__(self, config: Config, base: Callable[[], Path], renderer: Path, eos: Callable[[], int]) -> None:
+        self.config, self.base, self.renderer, self.eos = config, base, renderer, eos
+        self.kept: dict[str, Any] = {}
+
+    def fit(self, jobs: Sequence[FitJob]) -> Resolved[None]:
+        for job in jobs:
+            started = time.monotonic()
+            fit(job, TorchEngine, FolderCheckpoints(job.folder / "checkpoints"))
+            write_json(job.folder / "finished.json", {"seconds": time.monotonic() - started})
+        return Resolved(None)
+
+    def rollout(self) -> TorchRollout:
+        return self._once("rollout", lambda: TorchRollout(self.base(), self.eos()))
+
+    def reward(self) -> TorchScorer:
+        return self._once("reward", lambda: TorchScorer(self.config))
+
+    def reference(self) -> TorchScorer:
+        return self._once("reference", lambda: TorchScorer(self.config))
+
+    def learner(self) -> TorchLearner:
+        return self._once("learner", TorchLearner)
+
+    def recorder(self) -> InlineRecorder:
+        return self._once("recorder", lambda: InlineRecorder(self.renderer, self.config.data.source))
+
+    def close(self) -> None:
+        self.kept.clear()
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]

@@ -1,0 +1,43 @@
+"""What an engine trains: a model and the forward pass that its stage needs, as one module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pit_ray.models.logprobs import token_logprobs
+from pit_ray.models.scalar_head import rewards, values
+
+
+class Policy(nn.Module):
+    """A language model whose forward pass gives log-probability and entropy of the masked tokens, (N,) each."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0):
+        return token_logprobs(self.model, ids_BT, attention_BT, mask_BT, temperature)
+
+
+class Reward(nn.Module):
+    """A reward model whose forward pass gives one scalar a row, (B,)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        return rewards(self.model, ids_BT, attention_BT)
+
+
+class ActorCritic(nn.Module):
+    """Policy and value model under one optimizer; the forward pass gives (N,) log-probabilities, entropies, values."""
+
+    def __init__(self, policy: PreTrainedModel, value: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy, self.value = policy, value
+
+    def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0):
+        logprobs_N, entropy_N = token_logprobs(self.policy, ids_BT, attention_BT, mask_BT, temperature)
+        return logprobs_N, entropy_N, values(self.value, ids_BT, attention_BT, mask_BT)

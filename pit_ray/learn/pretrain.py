@@ -1,0 +1,101 @@
+"""Makes the tiny base model that ships with a world, from a seed: python -m pit_ray.learn.pretrain notes
+
+Its text shares no prompt with any split: the world reserves a part of its prompts for it. A document is a prompt, a
+letter by a writer of any skill, and a second letter in no particular order of quality, so the base knows the language
+and how to reuse what stands before it, but not what is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from pit_ray.config.tree import FromScratch, Optimizer
+from pit_ray.data.templates import Renderer
+from pit_ray.data.worlds import base_folder, find_world
+from pit_ray.learn.batches import collate
+from pit_ray.learn.engine import TorchEngine, micro_steps
+from pit_ray.learn.modules import Policy
+from pit_ray.models.load import new_llama
+from pit_ray.records import Message
+
+SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
+BATCH = 96
+INSTRUCTION = "improve"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<user> ' if message['role'] == 'user' else '<assistant> ' }}{{ message['content'] }}"
+    "{{ ' <end> ' if message['role'] == 'assistant' else ' ' }}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
+    """One id per word; unknown words map to <unknown>."""
+    special = ["<pad>", "<end>", "<unknown>", "<user>", "<assistant>"]
+    ids = {word: i for i, word in enumerate([*special, *vocabulary])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+        additional_special_tokens=["<user>", "<assistant>"],
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def document(world, renderer: Renderer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A prompt's ids, and what the model learns to write after it: a letter, the bridge, another letter, the end."""
+    task = world.draw_task(rng, reserved=True)
+    first, second = world.draw_pair(task, rng)
+    if rng.random() < 0.5:
+        first, second = second, first
+    turns: list[Message] = [{"role": "user", "content": task.prompt()}]
+    written = [renderer.response_ids(first), renderer.bridge, renderer.response_ids(second), [renderer.eos]]
+    return np.array(renderer.prompt_ids(turns)), np.concatenate(written)
+
+
+def pretrain(name: str, steps: int, seed: int, folder: Path) -> None:
+    """Trains the base and writes it to `folder` (safetensors, tokenizer, chat template, renderer)."""
+    world = find_world(f"world:{name}")
+    renderer = Renderer(word_tokenizer(world.vocabulary()), INSTRUCTION)  # type: ignore[union-attr]
+    model = new_llama(SHAPE, renderer.tokenizer, seed)
+    optimizer = Optimizer(lr=2e-3, warmup_steps=100, weight_decay=0.01)
+    engine = TorchEngine(Policy(model), optimizer, steps)
+    started = time.monotonic()
+    for step in range(steps):
+        documents = [document(world, renderer, np.random.default_rng([seed, step, i, 1])) for i in range(BATCH)]
+        batch = collate([c for c, _ in documents], [r for _, r in documents], engine.device)
+        losses: list[float] = []
+
+        def loss(batch=batch, losses=losses) -> torch.Tensor:
+            total = -engine(*batch)[0].sum()
+            losses.append(float(total))
+            return total
+
+        count = sum(len(r) for _, r in documents)
+        micro_steps(engine, [loss], count)
+        if step % 50 == 0 or step == steps - 1:
+            print(f"step {step:5d}  nats/token {losses[0] / count:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            if step % 500 == 0 or step == steps - 1:
+                model.save_pretrained(str(folder))
+                renderer.save(folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("world")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="default: beside the world's code")
+    arguments = parser.parse_args()
+    pretrain(arguments.world, arguments.steps, arguments.seed, arguments.folder or base_folder(arguments.world))

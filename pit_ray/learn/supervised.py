@@ -1,0 +1,118 @@
+"""A supervised stage as a loop: SFT and reward training, the same in one process and in a worker group."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pit_ray.config.tree import Supervised
+from pit_ray.data.parquet import read_pairs
+from pit_ray.data.randomness import derive_seed
+from pit_ray.data.splits import draw_order
+from pit_ray.data.templates import Renderer
+from pit_ray.errors import TrainingError
+from pit_ray.learn import reward, sft
+from pit_ray.learn.engine import Engine, EngineFactory
+from pit_ray.learn.modules import Policy, Reward
+from pit_ray.metrics import Metrics
+from pit_ray.models.load import load_causal, load_scalar, torch_dtype
+from pit_ray.records import Pairs
+from pit_ray.roles import FitJob
+
+
+class Checkpoints(Protocol):
+    """Where a supervised stage keeps what it resumes from."""
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Steps done and the folder that `Engine.save` wrote, or None."""
+
+    def save(self, steps_done: int, write: Callable[[Path], None]) -> None:
+        """Keeps what `write` puts into the folder it is given; every rank calls it."""
+
+
+def section_of(job: FitJob) -> Supervised:
+    """The stage's part of the configuration."""
+    config = job.config
+    return {"reward": config.reward, "gap_reward": config.gap_reward}.get(job.kind, config.sft)
+
+
+def total_steps(section: Supervised, pairs: int) -> int:
+    """Optimisation steps of a stage, at least one."""
+    return max(1, math.ceil(section.epochs * pairs / section.batch_size))
+
+
+def fit(job: FitJob, make_engine: EngineFactory, checkpoints: Checkpoints) -> None:
+    """Runs the stage from its last checkpoint to its written model; metrics go to the stage's metrics.jsonl.
+
+    Raises TrainingError, naming stage and step, when the loss is not finite.
+    """
+    section, model_config = section_of(job), job.config.model
+    pairs, renderer = read_pairs(job.pairs), Renderer.load(job.renderer)
+    bridge = renderer.bridge if job.kind in ("sft_improver", "gap_reward") else None
+    dtype, trust = torch_dtype(model_config.dtype), model_config.trust_remote_code
+    step_of = sft.step if job.kind.startswith("sft") else reward.step
+    if step_of is sft.step:
+        model = load_causal(job.model, dtype, trust)
+        module: torch.nn.Module = Policy(model)
+    else:
+        head_seed = derive_seed(job.config.seed, job.stage, "head")
+        model = load_scalar(job.model, dtype, new_head_seed=head_seed, trust_remote_code=trust)
+        module = Reward(model)
+    steps = total_steps(section, len(pairs))
+    engine = make_engine(module, section.optimizer, steps)
+    start = _restore(job, engine, checkpoints)
+    for step in range(start, steps):
+        rows = draw_order(len(pairs), step * section.batch_size, section.batch_size, job.config.seed, job.stage)
+        try:
+            metrics = step_of(engine, pairs.take(rows), bridge, renderer.eos, section.optimizer.micro_batch_tokens)
+        except TrainingError as error:
+            raise TrainingError(f"{job.stage}, step {step}: {error}") from error
+        _log(job, engine, step, metrics)
+        if (step + 1) % section.checkpoint_every == 0 and step + 1 < steps:
+            checkpoints.save(step + 1, engine.save)
+    if job.kind in ("reward", "gap_reward"):
+        _log(job, engine, steps, validate(engine, read_pairs(job.validation), bridge, renderer.eos, section))
+    state = engine.full_state("model")
+    if engine.rank == 0:
+        model.save_pretrained(str(job.folder / "model"), state_dict=state)
+        renderer.save(job.folder / "model")
+
+
+def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, section: Supervised) -> Metrics:
+    """val/held_out_accuracy of a reward model: the share of unseen pairs with r(y_w) above r(y_l)."""
+    seqs = reward.sequences(pairs, bridge, eos)
+    correct, count = 0.0, 0.0
+    budget = section.optimizer.micro_batch_tokens
+    for rows in reward.micro_batches(reward.pair_lengths(seqs), engine.rank, engine.world, budget):
+        with torch.no_grad():
+            scores = reward.score_sequences(engine, rows, seqs, engine.device)
+        correct, count = correct + float((scores[0] > scores[-1]).sum()), count + len(rows)
+    return Metrics({"val/held_out_accuracy": (correct, count)})
+
+
+def _restore(job: FitJob, engine: Engine, checkpoints: Checkpoints) -> int:
+    """Loads the last checkpoint and drops the metrics of later steps; returns the steps done."""
+    steps_done, folder = checkpoints.latest() or (0, None)
+    if folder is not None:
+        engine.load(folder)
+    if engine.rank == 0:
+        path = job.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < steps_done]
+        path.write_text("".join(kept), encoding="utf-8")
+    return steps_done
+
+
+def _log(job: FitJob, engine: Engine, step: int, metrics: Metrics) -> None:
+    merged = Metrics()
+    for part in engine.gather(dict(metrics)):
+        merged = merged | part
+    if engine.rank == 0:
+        with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **merged}) + "\n")

@@ -1,0 +1,54 @@
+"""One rank of the PPO learner: policy and value model in an engine; builds experience and learns from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pit_ray.data.randomness import derive_seed
+from pit_ray.data.templates import Renderer
+from pit_ray.experience import build_experience
+from pit_ray.learn import ppo
+from pit_ray.learn.engine import EngineFactory
+from pit_ray.learn.modules import ActorCritic
+from pit_ray.metrics import Metrics
+from pit_ray.models.load import load_causal, load_scalar, torch_dtype
+from pit_ray.records import Ragged, Rollouts, Scores
+from pit_ray.roles import LearnerSpec
+
+RATIO_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+
+class PpoLearner:
+    """Policy and value model of one rank, and the update of both."""
+
+    def __init__(self, spec: LearnerSpec, make_engine: EngineFactory) -> None:
+        self.spec = spec
+        self.dtype = torch_dtype(spec.dtype)
+        self.policy = load_causal(spec.policy, self.dtype, spec.trust_remote_code)
+        # The value model starts from the reward model's backbone; its head is new, since a value is no reward.
+        head_seed = derive_seed(spec.seed, "value head")
+        value = load_scalar(spec.value, self.dtype, new_head_seed=head_seed, trust_remote_code=spec.trust_remote_code)
+        updates = spec.total_steps * spec.ppo.epochs * spec.ppo.minibatches
+        self.engine = make_engine(ActorCritic(self.policy, value), spec.ppo.optimizer, updates)
+
+    def learn(
+        self, rollouts: Rollouts, scores: Scores, reference: Ragged, kl_coefficient: float, seed: int
+    ) -> Metrics:
+        """One PPO step; this rank's part of the metrics."""
+        experience, seen = build_experience(self.engine, rollouts, scores, reference, kl_coefficient, self.spec.ppo)
+        learned = ppo.step(self.engine, experience, self.spec.ppo, seed, RATIO_TOLERANCE[self.dtype])
+        return seen | learned if self.engine.rank == 0 else learned
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole policy on rank 0, {} elsewhere."""
+        return self.engine.full_state("policy")
+
+    def write_model(self, folder: Path) -> None:
+        """Writes policy, tokenizer and renderer as a Hugging Face folder (rank 0; every rank must call)."""
+        state = self.weights()
+        if self.engine.rank == 0:
+            self.policy.save_pretrained(str(folder), state_dict=state)
+            Renderer.load(self.spec.renderer).save(folder)

@@ -1,0 +1,1 @@
+"""A method is a short list of stages over the same roles."""

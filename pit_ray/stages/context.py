@@ -1,0 +1,67 @@
+"""What every stage is given: the configuration, the run folder, who plays the roles, and where metrics go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pit_ray.config import Config
+from pit_ray.data.parquet import read_pairs
+from pit_ray.data.randomness import derive_seed
+from pit_ray.data.templates import Renderer
+from pit_ray.records import Pairs
+from pit_ray.roles import Deployment, GenerateRequest
+from pit_ray.run_folder import RunFolder
+from pit_ray.tracking import Tracker
+
+DATA = "data"
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run, as its stages see it."""
+
+    config: Config
+    folder: RunFolder
+    deployment: Deployment
+    tracker: Tracker
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer.load(self.renderer_folder)
+
+    @property
+    def renderer_folder(self) -> Path:
+        return self.folder.stage(DATA) / "renderer"
+
+    @property
+    def base(self) -> Path:
+        """Where every stage's weights start."""
+        return Path((self.folder.stage(DATA) / "base.txt").read_text(encoding="utf-8").strip())
+
+    def pairs_path(self, split: str) -> Path:
+        return self.folder.stage(DATA) / f"{split}.parquet"
+
+    def pairs(self, split: str) -> Pairs:
+        """A split's tokenised pairs: sft, reward, rl, validation or held_out."""
+        return read_pairs(self.pairs_path(split))
+
+    def model(self, stage: str) -> Path:
+        """A stage's model: the ready one of the configuration, or what the stage wrote."""
+        ready = getattr(self.config.ready, stage)
+        return Path(ready) if ready else self.folder.model(stage)
+
+    def gap_model(self) -> Path:
+        """What the gap scorer loads: R_PIT, or R_P for its `difference` variant."""
+        return self.model("gap_reward" if self.config.gap_reward.variant == "five" else "reward")
+
+    def request(self, purpose: str, *parts: int | str, temperature: float | None = None) -> GenerateRequest:
+        """How to sample for a purpose (a stage's name, a step, …); its draws derive from the seed and these parts."""
+        sampling = self.config.sampling
+        return GenerateRequest(
+            temperature=sampling.temperature if temperature is None else temperature,
+            max_new_tokens=sampling.max_new_tokens,
+            seed=derive_seed(self.config.seed, purpose, *parts),
+            shard_size=self.config.ppo_improver.shard_size,
+        )

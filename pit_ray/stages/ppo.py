@@ -1,0 +1,219 @@
+"""Stages `ppo_policy` and `ppo_improver`: the curriculum, phase by phase (PIT, arXiv 2310.00898, Eq. 3 to 5)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from pit_ray.config.tree import Phase, Ppo
+from pit_ray.curriculum import (
+    IMPROVER,
+    POLICY,
+    PpoState,
+    annotated_prompts,
+    controller,
+    ended,
+    plain_prompts,
+    with_drafts,
+)
+from pit_ray.data.randomness import derive_seed
+from pit_ray.data.splits import draw_order
+from pit_ray.improve import without_end
+from pit_ray.metrics import Metrics
+from pit_ray.records import Pairs, Prompts
+from pit_ray.roles import Learner, LearnerSpec, Recorder, ReferenceScorer, RolloutPool, Scorer
+from pit_ray.run_folder import write_json
+from pit_ray.stages.context import RunContext
+
+DRAFT_BLOCK = 16
+"""Steps whose drafts are sampled in one go, so that the rollout workers change weights seldom."""
+
+
+@dataclass
+class PpoStage:
+    """One PPO stage of a run with its roles at hand."""
+
+    context: RunContext
+    name: str
+    ppo: Ppo
+    pairs: Pairs
+    rollout: RolloutPool
+    reward: Scorer
+    reference: ReferenceScorer
+    learner: Learner
+    recorder: Recorder
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.context.folder.stage(self.name)
+
+    @contextmanager
+    def timed(self, part: str):
+        started = time.monotonic()
+        yield
+        self.seconds[part] = time.monotonic() - started
+
+
+def run(context: RunContext, name: str) -> None:
+    """Runs the stage from its last checkpoint to its written model."""
+    policy = name == "ppo_policy"
+    ppo = context.config.ppo_policy if policy else context.config.ppo_improver
+    start = context.model("sft_policy" if policy else "sft_improver")
+    scored_by = context.model("reward") if policy else context.gap_model()
+    variant = "gap" if context.config.gap_reward.variant == "five" else "difference"
+    total = sum(phase.steps for phase in ppo.phases)
+    deployment = context.deployment
+    stage = PpoStage(
+        context, name, ppo, context.pairs("rl"), deployment.rollout(), deployment.reward(),
+        deployment.reference(), deployment.learner(), deployment.recorder(),
+    )  # fmt: skip
+    state, resume = last_checkpoint(stage.folder, PpoState(kl_coefficient=ppo.kl.coefficient))
+    spec = LearnerSpec(
+        policy=start,
+        value=scored_by,
+        renderer=context.renderer_folder,
+        ppo=ppo,
+        dtype=context.config.model.dtype,
+        total_steps=total,
+        seed=derive_seed(context.config.seed, name),
+        trust_remote_code=context.config.model.trust_remote_code,
+    )
+    loading = [
+        stage.learner.start(spec, resume),
+        stage.reward.load(scored_by, "reward" if policy else variant, context.renderer.eos),
+        stage.reference.load(start),
+    ]
+    for ref in loading:
+        ref.result()
+    context.tracker.begin(name, total)
+    context.tracker.rewind(name, state.step)
+    sync(stage, state)
+    while state.phase < len(ppo.phases):
+        state = run_phase(stage, ppo.phases[state.phase], state)
+        save(stage, state.next_phase())
+        state = state.next_phase()
+    stage.learner.write_model(context.folder.model(name)).result()
+
+
+def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
+    """One phase of the curriculum: rollout, score, learn, sync, until it ends."""
+    if phase.drafts == "self" and state.phase_step == 0:
+        stage.learner.write_model(stage.folder / "phases" / phase.name).result()
+    prompts_of = prompt_source(stage, phase)
+    while (reason := ended(phase, state)) is None:
+        started = time.monotonic()
+        with stage.timed("prompts"):
+            prompts = prompts_of(state)
+        request = stage.context.request(stage.name, "rollout", state.step)
+        rollouts = stage.rollout.generate(prompts, replace(request, shard_size=stage.ppo.shard_size))
+        with stage.timed("generate"):
+            rollouts.wait()
+        with stage.timed("score"):
+            scores, reference = stage.reward.score(rollouts), stage.reference.logprobs(rollouts)
+            scores.wait()
+            reference.wait()
+        seed = derive_seed(stage.context.config.seed, stage.name, "learn", state.step)
+        recorded = stage.recorder.record(record_path(stage, state), rollouts, scores)
+        with stage.timed("learn"):
+            metrics = stage.learner.learn(rollouts, scores, reference, state.kl_coefficient, seed).result()
+        kl = controller(stage.ppo.kl, state.kl_coefficient)
+        kl = kl.updated(metrics.mean("objective/kl"), stage.ppo.rollouts_per_step)
+        state = state.advanced(metrics, kl.coefficient)
+        with stage.timed("sync"):
+            sync(stage, state)
+        metrics = metrics | recorded.result() | timings(stage, metrics, time.monotonic() - started)
+        stage.context.tracker.log(stage.name, phase.name, state.step - 1, metrics)
+        if state.step % stage.ppo.checkpoint_every == 0:
+            save(stage, state)
+    stage.context.tracker.note(f"{stage.name}: phase {phase.name} ended after {state.phase_step} steps: {reason}")
+    return state
+
+
+def sync(stage: PpoStage, state: PpoState) -> None:
+    """The learner's weights to every rollout worker."""
+    stage.rollout.sync(stage.learner.weights(), state.step).result()
+
+
+def timings(stage: PpoStage, metrics: Metrics, seconds: float) -> Metrics:
+    """time/*: seconds of the step and its parts, and the new tokens per second of generation."""
+    parts = Metrics({f"time/{part}": (value, 1.0) for part, value in stage.seconds.items()})
+    tokens = metrics.mean("val/response_length") * stage.ppo.rollouts_per_step
+    return parts | Metrics.of(time__step=seconds, time__tokens_per_second=tokens / max(stage.seconds["generate"], 1e-9))
+
+
+def record_path(stage: PpoStage, state: PpoState) -> Path | None:
+    """rollouts/STAGE/step-NNNNNN.parquet of the run folder, at the steps that are recorded."""
+    if state.step % stage.context.config.tracking.rollouts_every:
+        return None
+    return stage.context.folder.path / "rollouts" / stage.name / f"step-{state.step:06d}.parquet"
+
+
+def prompt_source(stage: PpoStage, phase: Phase) -> Callable[[PpoState], Prompts]:
+    """The prompts of each step of a phase. Sampled drafts are made for a whole block of steps and made again, equal,
+    when a run resumes inside the block."""
+    size, seed, bridge = stage.ppo.rollouts_per_step, stage.context.config.seed, stage.context.renderer.bridge
+    blocks: dict[int, Prompts] = {}
+
+    def rows(step: int) -> tuple[np.ndarray, int]:
+        return draw_order(len(stage.pairs), step * size, size, seed, stage.name), step * size
+
+    def of(state: PpoState) -> Prompts:
+        if phase.drafts == "none":
+            return plain_prompts(stage.pairs, *rows(state.step))
+        if phase.drafts == "annotated":
+            return annotated_prompts(stage.pairs, *rows(state.step), bridge, seed)
+        block, within = divmod(state.phase_step, DRAFT_BLOCK)
+        if block not in blocks:
+            blocks.clear()
+            first = state.step - within
+            steps = range(first, first + min(DRAFT_BLOCK, phase.steps - block * DRAFT_BLOCK))
+            plain = Prompts.concatenate([plain_prompts(stage.pairs, *rows(step)) for step in steps])
+            blocks[block] = sampled_drafts(stage, phase, plain)
+            sync(stage, state)
+        return blocks[block].take(np.arange(within * size, (within + 1) * size))
+
+    return of
+
+
+def sampled_drafts(stage: PpoStage, phase: Phase, prompts: Prompts) -> Prompts:
+    """The prompts with drafts by the tuned policy; in a `self` phase with the improver's revisions of those."""
+    context, bridge = stage.context, stage.context.renderer.bridge
+    request = context.request(stage.name, "drafts", phase.name, int(prompts.uid[0]))
+    request = replace(request, shard_size=stage.ppo.shard_size)
+    stage.rollout.load(context.model("ppo_policy"), 0).result()
+    drafted = without_end(stage.rollout.generate(prompts, request).result())
+    prompts = with_drafts(prompts, drafted, POLICY, bridge)
+    if phase.drafts != "self":
+        return prompts
+    stage.rollout.load(stage.folder / "phases" / phase.name, 0).result()
+    again = replace(request, seed=derive_seed(request.seed, "self"))
+    return with_drafts(prompts, without_end(stage.rollout.generate(prompts, again).result()), IMPROVER, bridge)
+
+
+def save(stage: PpoStage, state: PpoState) -> None:
+    """A checkpoint of learner and driver state under checkpoints/, the oldest beyond `keep_checkpoints` removed."""
+    folder = stage.folder / "checkpoints"
+    part, final = folder / f".step-{state.step:06d}.part", folder / f"step-{state.step:06d}-{state.phase}"
+    shutil.rmtree(part, ignore_errors=True)
+    stage.learner.save(part / "learner").result()
+    write_json(part / "state.json", state.plain())
+    shutil.rmtree(final, ignore_errors=True)
+    part.rename(final)
+    for old in sorted(folder.glob("step-*"))[: -stage.ppo.keep_checkpoints]:
+        shutil.rmtree(old)
+
+
+def last_checkpoint(folder: Path, fresh: PpoState) -> tuple[PpoState, Path | None]:
+    """The newest checkpoint's state and learner folder; a fresh state where there is none."""
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    if not found:
+        return fresh, None
+    return PpoState.of(json.loads((found[-1] / "state.json").read_text())), found[-1] / "learner"

@@ -1,0 +1,83 @@
+"""Stages `sft_policy`, `sft_improver`, `reward`, `gap_reward`: jobs for the trainer, their metrics followed live."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pit_ray.learn.supervised import section_of, total_steps
+from pit_ray.metrics import Metrics
+from pit_ray.roles import FitJob, FitKind
+from pit_ray.stages.context import RunContext
+
+POLL_SECONDS = 0.5
+
+
+def jobs(context: RunContext, kinds: tuple[FitKind, ...]) -> list[FitJob]:
+    """The jobs of those stages that are neither given ready nor finished."""
+    return [
+        job(context, kind)
+        for kind in kinds
+        if getattr(context.config.ready, kind) is None and context.folder.seconds(kind) is None
+    ]
+
+
+def job(context: RunContext, kind: FitKind) -> FitJob:
+    """One supervised stage. Reward models start from the SFT model of the same input layout."""
+    start = {"reward": "sft_policy", "gap_reward": "sft_improver"}.get(kind)
+    return FitJob(
+        stage=kind,
+        kind=kind,
+        config=context.config,
+        pairs=context.pairs_path("sft" if kind.startswith("sft") else "reward"),
+        validation=context.pairs_path("validation"),
+        model=context.model(start) if start else context.base,
+        renderer=context.renderer_folder,
+        folder=context.folder.stage(kind),
+    )
+
+
+def run(context: RunContext, kinds: tuple[FitKind, ...]) -> None:
+    """Runs those stages in one worker group; each is marked finished as soon as its model is written."""
+    todo = jobs(context, kinds)
+    if not todo:
+        return
+    context.tracker.note(f"starting a worker group for {', '.join(item.stage for item in todo)}")
+    fitting = context.deployment.fit(todo)
+    for item in todo:
+        follow(context, item, fitting)
+
+
+def follow(context: RunContext, item: FitJob, fitting) -> None:
+    """Logs a stage's metrics while it runs; returns when its model stands."""
+    pairs = len(context.pairs("sft" if item.kind.startswith("sft") else "reward"))
+    context.tracker.begin(item.stage, total_steps(section_of(item), pairs))
+    context.tracker.rewind(item.stage, 0)
+    seen, mark = 0, item.folder / "finished.json"
+    while True:
+        finished = mark.is_file()
+        if not finished:
+            try:
+                fitting.result(timeout=POLL_SECONDS)
+            except TimeoutError:
+                pass
+        seen = _log_new(context, item, seen)
+        if finished:
+            break
+    seconds = float(json.loads(mark.read_text())["seconds"])
+    context.folder.finish(item.stage, seconds)
+    context.tracker.end(item.stage, seconds)
+
+
+def _log_new(context: RunContext, item: FitJob, seen: int) -> int:
+    """Passes on the lines of the stage's metrics.jsonl from line `seen` on; a resumed stage repeats steps, once each."""
+    path: Path = item.folder / "metrics.jsonl"
+    if not path.is_file():
+        return seen
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    for line in whole[seen:]:
+        record = json.loads(line)
+        step = record.pop("step")
+        context.tracker.log(item.stage, "", step, Metrics({name: tuple(pair) for name, pair in record.items()}))
+    return len(whole)

@@ -1,0 +1,290 @@
+"""Where a run's metrics go: RUN/metrics.jsonl always, Weights & Biases when enabled, and the console."""
+
+from __future__ import annotations
+
+import json
+import math
+import netrc
+import os
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pit_ray.config.tree import Tracking
+from pit_ray.errors import DataError
+from pit_ray.metrics import Metrics
+
+SHOWN = (
+    ("objective/gap", "gap", "{:+6.2f}"),
+    ("objective/score", "score", "{:+6.2f}"),
+    ("loss/sft", "loss", "{:7.4f}"),
+    ("loss/reward", "loss", "{:7.4f}"),
+    ("val/accuracy", "accuracy", "{:5.3f}"),
+    ("objective/kl", "kl", "{:5.1f}"),
+    ("objective/gold", "gold", "{:5.2f}"),
+    ("val/response_length", "len", "{:4.0f}"),
+    ("time/step", "", "{:6.1f} s"),
+)
+"""What the console shows of a step, in order: metric, label, format. A score is left out where there is a gap."""
+
+JOINERS = "\u200c\u200d"
+"""Zero-width characters that writing systems and emoji need; harmless, so left as they are."""
+
+
+def visible(text: str) -> str:
+    """`text` with every control, bidirectional and other invisible character but newline and tab written as its code
+    (<U+001B> for escape), so that a model's words can neither drive a terminal nor hide in a page."""
+    return "".join(_visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or character in JOINERS:
+        return character
+    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return f"<U+{ord(character):04X}>" if invisible else character
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of RUN/metrics.jsonl in order; [] when there is none yet. A torn last line (its writer was killed)
+    is left out; any other unreadable line raises DataError."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(record, dict) or not {"stage", "phase", "step"} <= record.keys():
+            raise DataError(f"{path}, line {number}: not a metrics record: it needs stage, phase and step")
+        records.append(record)
+    return records
+
+
+class Tracker:
+    """Records the metrics of one run; a context manager. Nothing that happens to wandb stops the run."""
+
+    def __init__(
+        self, run: Path, tracking: Tracking, config_dump: Mapping[str, Any], console: Console | None = None
+    ) -> None:
+        """`config_dump` is the resolved configuration as plain values; `console` defaults to standard output."""
+        self.run = run
+        self._path = run / "metrics.jsonl"
+        self._tracking = tracking
+        self._config = dict(config_dump)
+        self._wandb: Any = None
+        self._progress: _Progress | None = None
+        # True where a display that redraws is demanded, None where rich may look whether this is a terminal.
+        forced = True if tracking.console == "live" else None
+        self._console = console or Console(force_terminal=forced)
+        live = tracking.console == "live" or (tracking.console == "auto" and self._console.is_terminal)
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4) if live else None
+        run.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            # The next record must not continue a torn line.
+            self._rewrite(read_metrics(run))
+
+    def __enter__(self) -> Tracker:
+        if self._tracking.wandb:
+            self._wandb = self._start_wandb()
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        if self._wandb:
+            self._to_wandb("finish", exit_code=0 if kind is None else 1)
+
+    def begin(self, stage: str, total_steps: int) -> None:
+        """A stage begins, or goes on after an interruption; `total_steps` counts all its steps (0: unknown)."""
+        self._progress = _Progress(stage, total_steps)
+        if not self._live:
+            self.note(f"{stage}: {total_steps} steps" if total_steps else f"{stage} ...")
+        if self._wandb:
+            # Every stage counts its own steps, which wandb's single counter cannot.
+            self._to_wandb("define_metric", f"{stage}/step")
+            self._to_wandb("define_metric", f"{stage}/*", step_metric=f"{stage}/step")
+
+    def log(self, stage: str, phase: str, step: int, metrics: Metrics) -> None:
+        """Records the finished step `step`, counted from 0 over the whole stage. Values that are not finite are
+        written as null."""
+        values = metrics.values_by_name()
+        record: dict[str, Any] = {"stage": stage, "phase": phase, "step": step, "time": time.time()}
+        record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+        if self._wandb:
+            self._to_wandb("log", {f"{stage}/{name}": value for name, value in {**values, "step": step}.items()})
+        if self._progress is None or self._progress.stage != stage:
+            self._progress = _Progress(stage, 0)
+        self._progress.advance(phase, step, values)
+        if not self._live:
+            self.note(self._progress.line())
+
+    def end(self, stage: str, seconds: float) -> None:
+        """A stage is finished; `seconds` is what it took in all."""
+        self._progress = None
+        self.note(f"{stage} done in {duration(seconds)}")
+
+    def note(self, text: str) -> None:
+        """Prints a message; its control characters are made visible."""
+        self._console.print(self._text(text), soft_wrap=True, highlight=False)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops the records of `stage` from `step` on, before the stage is resumed at that step."""
+        records = read_metrics(self.run)
+        kept = [record for record in records if record["stage"] != stage or record["step"] < step]
+        if len(kept) < len(records):
+            self._rewrite(kept)
+
+    def _rewrite(self, records: Iterable[dict[str, Any]]) -> None:
+        temporary = self._path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(_line(record) for record in records), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+    def _text(self, text: str, style: str = "") -> Text:
+        # A terminal that cannot show a character gets its code, not an error.
+        encoding = self._console.encoding
+        return Text(visible(text).encode(encoding, "backslashreplace").decode(encoding), style=style)
+
+    def _render(self) -> RenderableType:
+        progress = self._progress
+        if progress is None:
+            return Text()
+        total = progress.total or None
+        bar = ProgressBar(total=total, completed=progress.done, width=24, pulse=total is None)
+        head = Table.grid(padding=(0, 2))
+        stage, phase = self._text(progress.stage, "bold"), self._text(progress.phase, "cyan")
+        head.add_row(stage, phase, bar, self._text(progress.clock()))
+        values = self._text(progress.shown() + progress.speed(), "green")
+        values.no_wrap, values.overflow = True, "ellipsis"
+        return Group(head, values)
+
+    def _start_wandb(self) -> Any:
+        """A wandb run, offline when it cannot be online, or None when there cannot be one."""
+        # An offline run must not touch the network; unless told otherwise wandb would report its own errors home.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        try:
+            # Imported here: it takes a second, and a run without it should not pay.
+            import wandb
+
+            settings = wandb.setup(wandb.Settings(silent=True)).settings
+            if settings.mode == "disabled":
+                return None
+            if settings.mode != "offline" and _logged_in(settings.base_url, wandb.Settings().base_url):
+                return self._init_wandb("online")
+        except Exception as error:  # tracking is a convenience: whatever goes wrong in it, the run goes on
+            self.note(f"wandb could not start: {error}")
+        try:
+            return self._init_wandb("offline")
+        except Exception as error:  # as above
+            self.note(f"wandb could not start offline: {error}")
+        return None
+
+    def _init_wandb(self, mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        return wandb.init(
+            project=self._tracking.project,
+            name=self.run.name,
+            group=self.run.name,
+            dir=self.run,
+            config=self._config,
+            mode=mode,
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", init_timeout=30, finish_timeout=60),
+        )
+
+    def _to_wandb(self, method: str, *args: Any, **options: Any) -> None:
+        try:
+            getattr(self._wandb, method)(*args, **options)
+        except Exception as error:  # as above
+            self._wandb = None
+            self.note(f"wandb stopped, the run goes on without it: {error}")
+
+
+class _Progress:
+    """How far a stage is, and its last step's values."""
+
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage, self.phase, self.total = stage, "", total
+        self.done = 0
+        self._values: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._steps_here = 0
+        self._per_step = 0.0
+
+    def advance(self, phase: str, step: int, values: dict[str, float]) -> None:
+        self.phase, self.done, self._values = phase, step + 1, values
+        self._steps_here += 1
+        # Steps before a resume are not this process's: time left follows from the steps that it made itself.
+        self._per_step = (time.monotonic() - self._began) / self._steps_here
+
+    def shown(self) -> str:
+        """The values that matter, aligned from step to step."""
+        parts = []
+        for name, label, form in SHOWN:
+            if name in self._values and not (name == "objective/score" and "objective/gap" in self._values):
+                parts.append(f"{label} {form.format(self._values[name])}".strip())
+        return "  ".join(parts)
+
+    def line(self) -> str:
+        total = str(self.total) if self.total else "?"
+        return f"{self.stage:<12} {self.phase:<9} {self.done:>{max(3, len(total))}}/{total}  {self.shown()}".rstrip()
+
+    def clock(self) -> str:
+        """Steps and time left, for the live display."""
+        parts = [f"{self.done}/{self.total}"] if self.total else []
+        if self.total and self._steps_here:
+            parts.append(f"{duration(self._per_step * max(0, self.total - self.done))} left")
+        return "  ".join(parts)
+
+    def speed(self) -> str:
+        """Tokens per second, for the live display."""
+        speed = self._values.get("time/tokens_per_second")
+        return "" if speed is None else f"  {speed:,.0f} tokens/s"
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, for instance "3.9 s", "2 min 05 s" or "1 h 07 min"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _logged_in(base_url: str, public_url: str) -> bool:
+    """Whether wandb will find a key for the server at `base_url` by itself; where it does not, it would ask. Keys of
+    the public server are also filed under the name that it had at first."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        keys = {host: key for host, (_, _, key) in netrc.netrc(path).hosts.items()}
+    except (OSError, netrc.NetrcParseError):
+        return False
+    names = [urlsplit(base_url).netloc] + (["api.wandb.ai"] if base_url == public_url else [])
+    return any(keys.get(name) for name in names)
