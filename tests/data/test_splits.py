@@ -63,6 +63,13 @@ def test_single_prompts_make_the_number_before_a_prompt_is_cut() -> None:
     assert sum(map(len, parts(splits))) == 80
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_smallest_prompt_is_the_one_that_is_cut(seed: int) -> None:
+    splits = split_pairs(make_pairs([4] * 9 + [2]), Data(held_out=1, validation=4), seed)
+    assert [len(part) for part in parts(splits)][3:] == [4, 1]
+    assert sum(map(len, parts(splits))) == 37
+
+
 def test_seeds_give_different_splits() -> None:
     pairs = make_pairs([1] * 60)
     data = Data(held_out=20, validation=20)

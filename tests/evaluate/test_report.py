@@ -33,7 +33,7 @@ def write_metrics(run: Path, evil: str = "") -> None:
     ]
     common = {"objective/kl": 1.5, "val/response_length": 24.0, "time/step": 4.0, "time/generate": 2.0}
     for k in range(6):
-        phase = ("annotated" if k < 3 else r"$\frac{on_policy") + evil
+        phase = ("annotated" if k < 3 else r"$\frac$ on_policy") + evil
         step = {"stage": "ppo_improver", "phase": phase, "step": k, "objective/gap": None if k == 2 else 0.1 * k}
         records.append(step | common | {"objective/gold": 5.0, "time/learn": 1.25})
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -156,7 +156,7 @@ def test_curves_are_drawn_in_the_pages_colours_with_phases_marked(tmp_path):
     assert len(figures) == len(titles)
     assert "var(--series-1)" in figures[0] and "var(--series-2)" in figures[0] and "policy, SFT" in page.words
     assert all(("annotated" in figure) == (k >= 3) for k, figure in enumerate(figures))
-    assert r"$\frac{on_policy" in figures[3]
+    assert r"$\frac$ on_policy" in figures[3]
     assert "#0102" not in text
 
 

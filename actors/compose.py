@@ -1,0 +1,211 @@
+"""The composition root: who plays the roles of a run, and the start and end of Ray around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from transformers import AutoConfig
+
+from actors.learner import LearnerActor, RayLearner, learner_environment
+from actors.placement import options, reserve
+from actors.plan import describe_plan, plan_actors
+from actors.refs import RayRef
+from actors.rollout import RayRolloutPool, RolloutActor
+from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
+from actors.train_jobs import run_jobs
+from actors.weights import engine_environment
+from pit_ray import driver
+from pit_ray.config import Config
+from pit_ray.data.templates import Renderer
+from pit_ray.errors import ConfigError
+from pit_ray.in_process import InProcess
+from pit_ray.roles import Deployment, FitJob
+from pit_ray.run_folder import RunFolder
+from pit_ray.stages.data import base_path
+
+TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+"""Ray Train's controller otherwise notices a report only every two seconds."""
+
+
+def train(config: Config) -> None:
+    """Runs the configured method to its report, resuming where the run folder stands."""
+    check(config)
+    driver.train(config, lambda folder: deploy(config, folder))
+
+
+def deploy(config: Config, folder: RunFolder) -> Deployment:
+    """The configured deployment for a run folder."""
+    data = folder.stage("data")
+
+    def base() -> Path:
+        return Path((data / "base.txt").read_text(encoding="utf-8").strip())
+
+    def eos() -> int:
+        return Renderer.load(data / "renderer").eos
+
+    if config.actors.deployment == "in_process":
+        return InProcess(config, base, data / "renderer", eos)
+    start_ray(config)
+    return RayDeployment(config, folder, base, data / "renderer", eos)
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot run, before anything starts."""
+    limit = positions(config)
+    need = longest_sequence(config)
+    if limit is not None and need > limit:
+        raise ConfigError(
+            f"a sequence can take {need} tokens (data.lengths + sampling.max_new_tokens), the model has {limit} "
+            "positions; lower data.lengths.*.max_tokens or sampling.max_new_tokens"
+        )
+
+
+def positions(config: Config) -> int | None:
+    """The longest sequence the model takes; None when it does not say."""
+    if config.model.from_scratch is not None:
+        return config.model.from_scratch.max_position_embeddings
+    return getattr(_model_config(config), "max_position_embeddings", None)
+
+
+def longest_sequence(config: Config) -> int:
+    """Tokens of the longest x ‖ draft ‖ bridge ‖ y that can occur."""
+    lengths, new = config.data.lengths, config.sampling.max_new_tokens
+    bridge = 16 + 2 * len(config.model.improve_instruction.split())
+    return lengths.prompt.max_tokens + max(lengths.draft.max_tokens, new) + bridge + max(
+        lengths.response.max_tokens, new
+    )
+
+
+def parameters(config: Config) -> int | None:
+    """Parameters of the base model, counted without loading it."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        scratch = config.model.from_scratch
+        if scratch is not None:
+            shape = LlamaConfig(
+                vocab_size=scratch.vocab_size,
+                hidden_size=scratch.hidden_size,
+                num_hidden_layers=scratch.layers,
+                num_attention_heads=scratch.heads,
+                intermediate_size=scratch.intermediate_size,
+                tie_word_embeddings=True,
+            )
+            return sum(p.numel() for p in LlamaForCausalLM(shape).parameters())
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(_model_config(config)).parameters())
+
+
+def _model_config(config: Config) -> Any:
+    path = base_path(config)
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: no model at '{path}': {error}") from error
+
+
+def describe(config: Config) -> str:
+    """The resolved configuration, the plan of actors and the memory plan, for `--dry-run`."""
+    import yaml
+
+    check(config)
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return f"{resolved}\n{describe_plan(config, parameters(config))}"
+
+
+def start_ray(config: Config) -> None:
+    """Joins the cluster this job was submitted to, or starts a fresh Ray on the loopback interface."""
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"namespace": f"pit-ray-{Path(config.run).name}", "log_to_driver": False}
+    options["logging_level"] = logging.WARNING
+    address = config.actors.address
+    if address == "auto":
+        address = "auto" if os.environ.get("RAY_ADDRESS") else "local"
+    if address == "local":
+        os.environ.pop("RAY_ADDRESS", None)
+        # Loopback only, one user: a token would leave a file behind that later commands trip over.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        options |= {"_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1", "include_dashboard": True}
+    ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **options)
+
+
+class RayDeployment:
+    """Ray actors for every role, placed by the plan, started together on first use and kept."""
+
+    def __init__(
+        self, config: Config, folder: RunFolder, base: Callable[[], Path], renderer: Path, eos: Callable[[], int]
+    ) -> None:
+        self.config, self.folder, self.renderer = config, folder, renderer
+        self.base, self.eos = base, eos
+        self.plan = plan_actors(config)
+        self.actors: dict[str, list[Any]] = {}
+        self.deadline = config.actors.call_deadline
+
+    def fit(self, jobs: Sequence[FitJob]) -> RayRef[None]:
+        part = run_jobs.remote(self.config, jobs, self.folder.path / "ray_train")
+        return RayRef([part], f"training {', '.join(job.stage for job in jobs)}", self.deadline)
+
+    def rollout(self) -> RayRolloutPool:
+        return RayRolloutPool(self._role("rollout"), self.deadline)
+
+    def reward(self) -> RayScorer:
+        return RayScorer(self._role("reward"), self.deadline)
+
+    def reference(self) -> RayReferenceScorer:
+        return RayReferenceScorer(self._role("reference"), self.deadline)
+
+    def learner(self) -> RayLearner:
+        return RayLearner(self._role("learner"), self.deadline)
+
+    def recorder(self) -> RayRecorder:
+        return RayRecorder(self._role("recorder")[0], self.deadline)
+
+    def close(self) -> None:
+        """Ends the actors and leaves Ray; a local Ray ends with it."""
+        for actor in [a for group in self.actors.values() for a in group]:
+            ray.kill(actor)
+        ray.shutdown()
+
+    def _role(self, role: str) -> list[Any]:
+        if not self.actors:
+            self._start()
+        return self.actors[role]
+
+    def _start(self) -> None:
+        """All actors at once, so that their slow imports and engines overlap."""
+        actors = self.config.actors
+        group = reserve(self.plan, actors.placement_deadline)
+        scorer_env = {"OMP_NUM_THREADS": str(actors.scorer.threads), "TOKENIZERS_PARALLELISM": "false"}
+
+        def start(role: str, kind: Any, environment: dict[str, str], *args: Any) -> list[Any]:
+            return [
+                kind.options(**options(self.plan, group, i, environment)).remote(self.plan.bundles[i].name, *args)
+                for i in self.plan.of(role)
+            ]
+
+        engine_args = (self.base(), self.config, self.eos(), longest_sequence(self.config))
+        rollout = start("rollout", RolloutActor, engine_environment(actors.rollout), *engine_args)
+        ranks = self.plan.of("learner")
+        learner = [
+            LearnerActor.options(**options(self.plan, group, i, learner_environment(actors.learner))).remote(
+                self.plan.bundles[i].name, rank, len(ranks), actors.learner
+            )
+            for rank, i in enumerate(ranks)
+        ]
+        reward = start("reward", ScorerActor, scorer_env, self.config)
+        reference = start("reference", ScorerActor, scorer_env, self.config)
+        recorder = start("recorder", RecorderActor, scorer_env, self.renderer, self.config.data.source)
+        host, port = RayRef([learner[0].address.remote()], "learner: address", self.deadline).result()
+        joined = RayRef([rank.join.remote(host, port) for rank in learner], "learner: join", self.deadline)
+        waiting = [a.ready.remote() for a in (*rollout, *reward, *reference, *recorder)]
+        joined.result()
+        RayRef(waiting, "starting the actors", self.deadline).result()
+        self.actors = {
+            "rollout": rollout, "learner": learner, "reward": reward, "reference": reference, "recorder": recorder,
+        }  # fmt: skip

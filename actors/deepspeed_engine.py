@@ -1,0 +1,89 @@
+"""The learning engine on DeepSpeed: ZeRO 0 to 3, on CUDA with nccl or on CPUs with gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pit_ray.config.tree import Optimizer
+from pit_ray.learn.engine import EngineFactory, adamw, lr_factor
+
+T = TypeVar("T")
+TAG = "state"
+
+
+def engine_factory(zero_stage: int, dtype: torch.dtype) -> EngineFactory:
+    """Makes engines of one ZeRO stage; the process group must stand."""
+    return lambda module, optimizer, steps: DeepSpeedEngine(module, optimizer, steps, zero_stage, dtype)
+
+
+class DeepSpeedEngine:
+    """One rank's share of a module under ZeRO; see `Engine`."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: Optimizer, total_steps: int, zero_stage: int, dtype: torch.dtype
+    ) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.zero_stage = zero_stage
+        base = adamw(module, optimizer)
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=base,
+            lr_scheduler=lambda wrapped: torch.optim.lr_scheduler.LambdaLR(wrapped, lr_factor(optimizer, total_steps)),
+            dist_init_required=False,
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "zero_optimization": {"stage": zero_stage},
+                "zero_allow_untested_optimizer": True,
+                "gradient_clipping": optimizer.grad_clip,
+                "bf16": {"enabled": dtype == torch.bfloat16},
+                "steps_per_print": 10**9,
+            },
+        )
+        self.device = self.engine.device
+
+    def __call__(self, *args: Any) -> Any:
+        return self.engine(*args)
+
+    def accumulate(self, loss: Tensor, last: bool) -> None:
+        # Micro-batches differ in number from step to step, so the boundary is ours to say.
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss)
+        if not last:
+            self.engine.step()
+
+    def apply(self) -> float:
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def lr(self) -> float:
+        return float(self.engine.get_lr()[0])
+
+    def gather(self, value: T) -> list[T]:
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def full_state(self, submodule: str) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        # One parameter at a time, so that no rank ever holds more than its share and one whole tensor.
+        for name, parameter in self.engine.module.get_submodule(submodule).named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
+                if self.rank == 0:
+                    state[name] = parameter.detach().cpu().clone()
+        return state
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        self.engine.load_checkpoint(str(folder), tag=TAG)

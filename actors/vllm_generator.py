@@ -1,0 +1,74 @@
+"""One vLLM engine that turns prompts into rollouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from actors.weights import engine_arguments, replace_weights
+from pit_ray.config import Config
+from pit_ray.data.randomness import derive_seed
+from pit_ray.errors import DataError, InfraError
+from pit_ray.models.load import torch_dtype
+from pit_ray.records import Prompts, Ragged, Rollouts
+from pit_ray.roles import GenerateRequest
+
+
+class VllmGenerator:
+    """Samples with per-request seeds, so that a shard's tokens depend on its requests alone."""
+
+    def __init__(self, model: Path, config: Config, eos: int, max_model_len: int) -> None:
+        from vllm import LLM  # reads its environment on import, so not before the actor has set it
+
+        self.eos, self.version = eos, 0
+        dtype = torch_dtype(config.model.dtype)
+        rollout, trust = config.actors.rollout, config.model.trust_remote_code
+        self.llm = LLM(**engine_arguments(model, rollout, dtype, max_model_len, trust))
+
+    def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
+        """One generate call in uid order on a fresh prefix cache; the draw of a response derives from its uid."""
+        from vllm import SamplingParams
+
+        self.llm.reset_prefix_cache()
+        parameters = [
+            SamplingParams(
+                temperature=request.temperature,
+                max_tokens=request.max_new_tokens,
+                seed=derive_seed(request.seed, int(uid)),
+                logprobs=0,
+                stop_token_ids=[self.eos],
+                detokenize=False,
+            )
+            for uid in prompts.uid
+        ]
+        contexts = [{"prompt_token_ids": row.tolist()} for row in prompts.contexts().rows()]
+        outputs: list[Any] = [out.outputs[0] for out in self.llm.generate(contexts, parameters, use_tqdm=False)]
+        logprobs = [
+            [step[token].logprob for token, step in zip(out.token_ids, out.logprobs, strict=True)] for out in outputs
+        ]
+        return Rollouts(
+            prompts,
+            Ragged.of(out.token_ids for out in outputs),
+            Ragged.of(logprobs, np.float32),
+            np.array([out.finish_reason == "stop" for out in outputs]),
+            self.version,
+            request.temperature,
+        )
+
+    def load(self, folder: Path, version: int) -> None:
+        """Takes the weights of a saved model; DataError when the folder has no safetensors."""
+        files = sorted(Path(folder).glob("*.safetensors"))
+        if not files:
+            raise DataError(f"{folder}: no .safetensors file to load weights from")
+        self.update({name: tensor for file in files for name, tensor in load_file(file).items()}, version)
+
+    def update(self, weights: dict[str, torch.Tensor], version: int) -> None:
+        """Takes a learner's weights; rollouts made afterwards carry `version`."""
+        if not weights:
+            raise InfraError("a weight update without weights")
+        replace_weights(self.llm, weights.items())
+        self.version = version

