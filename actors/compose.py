@@ -76,8 +76,8 @@ def longest_sequence(config: Config) -> int:
     """Tokens of the longest x ‖ draft ‖ bridge ‖ y that can occur."""
     lengths, new = config.data.lengths, config.sampling.max_new_tokens
     bridge = 16 + 2 * len(config.model.improve_instruction.split())
-    return lengths.prompt.max_tokens + max(lengths.draft.max_tokens, new) + bridge + max(
-        lengths.response.max_tokens, new
+    return (
+        lengths.prompt.max_tokens + max(lengths.draft.max_tokens, new) + bridge + max(lengths.response.max_tokens, new)
     )
 
 
@@ -193,16 +193,16 @@ class RayDeployment:
         rollout = start("rollout", RolloutActor, engine_environment(actors.rollout), *engine_args)
         ranks = self.plan.of("learner")
         learner = [
-            LearnerActor.options(**options(self.plan, group, i, learner_environment(actors.learner))).remote(
-                self.plan.bundles[i].name, rank, len(ranks), actors.learner
-            )
+            LearnerActor
+            .options(**options(self.plan, group, i, learner_environment(actors.learner)))
+            .remote(self.plan.bundles[i].name, rank, len(ranks), actors.learner)
             for rank, i in enumerate(ranks)
         ]
         reward = start("reward", ScorerActor, scorer_env, self.config)
         reference = start("reference", ScorerActor, scorer_env, self.config)
         recorder = start("recorder", RecorderActor, scorer_env, self.renderer, self.config.data.source)
-        host, port = RayRef([learner[0].address.remote()], "learner: address", self.deadline).result()
-        joined = RayRef([rank.join.remote(host, port) for rank in learner], "learner: join", self.deadline)
+        host, port = RayRef[tuple[str, int]]([learner[0].address.remote()], "learner: address", self.deadline).result()
+        joined = RayRef[None]([rank.join.remote(host, port) for rank in learner], "learner: join", self.deadline)
         waiting = [a.ready.remote() for a in (*rollout, *reward, *reference, *recorder)]
         joined.result()
         RayRef(waiting, "starting the actors", self.deadline).result()

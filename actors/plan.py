@@ -1,4 +1,4 @@
-"""The plan of a run's actors as a pure function of its configuration: who, how many, on what; and the memory they need."""
+"""The plan of a run's actors as a pure function of its configuration: who, how many, on what, in how much memory."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def describe_plan(config: Config, parameters: int | None) -> str:
     for bundle in plan.bundles:
         gib = f"{memory[bundle.role]:7.2f} GiB" if memory else ""
         lines.append(f"  {bundle.name:14} {bundle.cpus:5.2f} CPU {bundle.gpus:5.2f} GPU {gib}")
-    if memory:
+    if parameters is not None:
         total = memory["driver"] + sum(memory[bundle.role] for bundle in plan.bundles)
         lines.append(f"  {'driver':14} {'':22} {memory['driver']:7.2f} GiB")
         lines.append(f"memory plan: {total:.1f} GiB in all, for {parameters / 1e6:.2f} M parameters per model")

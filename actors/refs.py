@@ -41,7 +41,9 @@ class RayRef(Generic[T]):
         limit = self.deadline if timeout is None else timeout
         done, _ = ray.wait(self.parts, num_returns=len(self.parts), timeout=limit, fetch_local=False)
         if len(done) < len(self.parts):
-            raise InfraError(f"{self.what}: {len(self.parts) - len(done)} of {len(self.parts)} parts missing after {limit:g} s")
+            raise InfraError(
+                f"{self.what}: {len(self.parts) - len(done)} of {len(self.parts)} parts missing after {limit:g} s"
+            )
 
     def cancel(self) -> None:
         for part in self.parts:

@@ -48,9 +48,7 @@ class RayRolloutPool:
     def generate(self, prompts: Prompts, request: GenerateRequest) -> RayRef[Rollouts]:
         starts = range(0, len(prompts), request.shard_size)
         shards = [prompts.take(np.arange(i, min(i + request.shard_size, len(prompts)))) for i in starts]
-        parts = [
-            self.workers[i % len(self.workers)].generate.remote(shard, request) for i, shard in enumerate(shards)
-        ]
+        parts = [self.workers[i % len(self.workers)].generate.remote(shard, request) for i, shard in enumerate(shards)]
         return RayRef(parts, "rollout: generate", self.deadline, Rollouts.concatenate)
 
     def load(self, folder: Path, version: int) -> RayRef[None]:

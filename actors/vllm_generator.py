@@ -45,7 +45,7 @@ class VllmGenerator:
             )
             for uid in prompts.uid
         ]
-        contexts = [{"prompt_token_ids": row.tolist()} for row in prompts.contexts().rows()]
+        contexts: list[Any] = [{"prompt_token_ids": row.tolist()} for row in prompts.contexts().rows()]
         outputs: list[Any] = [out.outputs[0] for out in self.llm.generate(contexts, parameters, use_tqdm=False)]
         logprobs = [
             [step[token].logprob for token, step in zip(out.token_ids, out.logprobs, strict=True)] for out in outputs

@@ -62,4 +62,15 @@ def engine_arguments(
 def replace_weights(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Puts new weights into a running engine, in place, and forgets every cached prefix."""
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
+    llm.apply_model(_repack_tied_head)
     llm.reset_prefix_cache()
+
+
+def _repack_tied_head(model: torch.nn.Module) -> None:
+    """A head tied to the embedding keeps a packed copy on CPUs, which `reload_weights` leaves as it was."""
+    head, body = getattr(model, "lm_head", None), getattr(model, "model", None)
+    embedding = getattr(body, "embed_tokens", None)
+    if head is None or embedding is None or not hasattr(head, "quant_method"):
+        return
+    if head.weight.data_ptr() == embedding.weight.data_ptr():
+        head.quant_method.process_weights_after_loading(head)

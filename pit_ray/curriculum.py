@@ -70,7 +70,7 @@ def ended(phase: Phase, state: PpoState) -> str | None:
     if window is not None and len(state.scores) >= 2 * window:
         late, early = np.mean(state.scores[-window:]), np.mean(state.scores[-2 * window : -window])
         if late <= early:
-            return f"plateau: the mean score of the last {window} steps ({late:.3f}) is no better than before ({early:.3f})"
+            return f"plateau: mean score {late:.3f} in the last {window} steps, {early:.3f} in as many before"
     return None
 
 

@@ -50,7 +50,7 @@ def build_experience(
 
 
 def _forward(engine: Engine, contexts: Ragged, rollouts: Rollouts, budget: int) -> tuple[Ragged, Ragged, Ragged]:
-    """Log-probabilities, entropies and values of every response token: this rank's share computed, all shares joined."""
+    """Log-probabilities, entropies and values of every response token, each rank computing a share."""
     response = rollouts.response
     mine: list[tuple[np.ndarray, np.ndarray]] = []
     for rows in micro_batches(contexts.lengths + response.lengths, engine.rank, engine.world, budget):

@@ -19,8 +19,8 @@ from pit_ray.learn.supervised import fit
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, torch_dtype
-from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.recorder import RolloutRecorder
+from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import FitJob, GenerateRequest, LearnerSpec, Ref, Resolved, ScoreKind
 from pit_ray.run_folder import write_json
 from pit_ray.scoring import ReferencePolicy, RewardModel
@@ -30,7 +30,7 @@ class TorchRollout:
     """A rollout pool of one model, sampling with transformers' `generate`."""
 
     def __init__(self, base: Path, eos: int) -> None:
-        self.model = load_causal(base, torch.float32)
+        self.model: Any = load_causal(base, torch.float32)
         self.eos, self.version = eos, 0
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
@@ -111,16 +111,20 @@ class TorchLearner:
     def learn(
         self, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], kl_coefficient: float, seed: int
     ) -> Resolved[Metrics]:
-        return Resolved(self.learner.learn(rollouts.result(), scores.result(), reference.result(), kl_coefficient, seed))
+        return Resolved(
+            self.learner.learn(rollouts.result(), scores.result(), reference.result(), kl_coefficient, seed)
+        )
 
     def weights(self) -> Resolved[Any]:
         return Resolved(self.learner.weights())
 
     def save(self, folder: Path) -> Resolved[None]:
-        return Resolved(self.learner.engine.save(folder))
+        self.learner.engine.save(folder)
+        return Resolved(None)
 
     def write_model(self, folder: Path) -> Resolved[None]:
-        return Resolved(self.learner.write_model(folder))
+        self.learner.write_model(folder)
+        return Resolved(None)
 
 
 class InlineRecorder(RolloutRecorder):

@@ -34,9 +34,7 @@ class PpoLearner:
         updates = spec.total_steps * spec.ppo.epochs * spec.ppo.minibatches
         self.engine = make_engine(ActorCritic(self.policy, value), spec.ppo.optimizer, updates)
 
-    def learn(
-        self, rollouts: Rollouts, scores: Scores, reference: Ragged, kl_coefficient: float, seed: int
-    ) -> Metrics:
+    def learn(self, rollouts: Rollouts, scores: Scores, reference: Ragged, kl_coefficient: float, seed: int) -> Metrics:
         """One PPO step; this rank's part of the metrics."""
         experience, seen = build_experience(self.engine, rollouts, scores, reference, kl_coefficient, self.spec.ppo)
         learned = ppo.step(self.engine, experience, self.spec.ppo, seed, RATIO_TOLERANCE[self.dtype])

@@ -10,7 +10,7 @@ class Metrics(dict[str, tuple[float, float]]):
 
     @classmethod
     def of(cls, weight: float = 1.0, **values: float) -> Metrics:
-        """Metrics whose names are the keywords with `__` for `/`: of(8, loss__sft=0.5) is loss/sft = 0.5 of weight 8."""
+        """Metrics named by the keywords, `__` for `/`: of(8, loss__sft=0.5) is loss/sft = 0.5 of weight 8."""
         return cls({name.replace("__", "/"): (float(value) * weight, float(weight)) for name, value in values.items()})
 
     def __or__(self, other: Mapping[str, tuple[float, float]]) -> Metrics:  # type: ignore[override]

@@ -34,7 +34,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int] | Sequence[float] | np.ndarray], dtype: type = np.int32) -> Ragged:
-        arrays = [np.asarray(row, dtype=dtype) for row in rows]
+        arrays: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in rows]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(a) for a in arrays], out=offsets[1:])
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, dtype=dtype), offsets)
@@ -101,9 +101,8 @@ class Rows:
         return cls(**joined)
 
 
-def shared(default=None):
-    """A dataclass field that holds one value for all rows."""
-    return field(default=default, metadata={"per_row": False})
+SHARED = {"per_row": False}
+"""Marks a dataclass field that holds one value for all rows."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Prompts(Rows):
     """The response to be improved, without its end token; empty rows for the policy."""
     draft_source: np.ndarray
     """(n,) int8 codes of DRAFT_SOURCES."""
-    bridge: np.ndarray | None = shared()
+    bridge: np.ndarray | None = field(default=None, metadata=SHARED)
     """The token ids between a draft and its revision; None when there is no draft."""
 
     def contexts(self) -> Ragged:
@@ -153,9 +152,9 @@ class Rollouts(Rows):
     logprobs: Ragged
     """The sampler's log-probability of each response token at `temperature`, float32."""
     finished: np.ndarray
-    version: int = shared(0)
+    version: int = field(default=0, metadata=SHARED)
     """The policy version that wrote them: the number of optimisation steps behind its weights."""
-    temperature: float = shared(1.0)
+    temperature: float = field(default=1.0, metadata=SHARED)
 
 
 @dataclass(frozen=True)
@@ -181,4 +180,4 @@ class Experience(Rows):
     values: Ragged
     weights: Ragged
     """Truncated importance weights between sampler and learner."""
-    temperature: float = shared(1.0)
+    temperature: float = field(default=1.0, metadata=SHARED)

@@ -67,7 +67,9 @@ class RunFolder:
         if path.is_file():
             before = path.read_text(encoding="utf-8")
             if before != snapshot:
-                changes = difflib.unified_diff(before.splitlines(), snapshot.splitlines(), "run", "now", lineterm="", n=0)
+                changes = difflib.unified_diff(
+                    before.splitlines(), snapshot.splitlines(), "run", "now", lineterm="", n=0
+                )
                 changed = "\n".join(line for line in changes if line[:1] in "+-" and line[:3] not in ("+++", "---"))
                 raise ConfigError(
                     f"{self.path} holds a run with another configuration:\n{changed}\n"

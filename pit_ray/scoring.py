@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +20,25 @@ class RewardModel:
     """A reward or gap reward model that scores whole rollouts."""
 
     def __init__(
-        self, folder: Path, kind: ScoreKind, eos: int, dtype: torch.dtype, device: torch.device, budget: int, trust: bool
+        self,
+        folder: Path,
+        kind: ScoreKind,
+        eos: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        budget: int,
+        trust: bool,
     ) -> None:
         self.kind, self.eos, self.device, self.budget = kind, eos, device, budget
-        self.model = load_scalar(folder, dtype, trust_remote_code=trust).to(device)
+        self.model: Any = load_scalar(folder, dtype, trust_remote_code=trust)
+        self.model.to(device)
 
     def score(self, rollouts: Rollouts) -> Scores:
         """The score of each rollout and its baseline (see `Scores`); a response is read with one end token."""
         prompts = rollouts.prompts
-        responses = [row[:-1] if done else row for row, done in zip(rollouts.response.rows(), rollouts.finished, strict=True)]
+        responses = [
+            row[:-1] if done else row for row, done in zip(rollouts.response.rows(), rollouts.finished, strict=True)
+        ]
         if self.kind == "reward":
             score = self._rewards(prompts.prompt.rows(), responses)
             return Scores(score, np.zeros_like(score))
@@ -53,7 +64,8 @@ class ReferencePolicy:
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, budget: int, trust: bool) -> None:
         self.device, self.budget = device, budget
-        self.model = load_causal(folder, dtype, trust).to(device)
+        self.model: Any = load_causal(folder, dtype, trust)
+        self.model.to(device)
 
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         """(per row, response length) float32 log-probabilities at the rollouts' temperature."""

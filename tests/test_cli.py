@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,11 @@ def test_file_comes_back_in_order_with_its_fields(
     monkeypatch: pytest.MonkeyPatch, run_folder: Path, improver: list[ImproveRequest], tmp_path: Path
 ) -> None:
     talk = [{"role": "user", "content": "hi"}]
-    rows = [{"prompt": "b", "draft": "x", "id": 7}, {"prompt": talk}, {"prompt": "a", "draft": None, "é": "ü"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "b", "draft": "x", "id": 7},
+        {"prompt": talk},
+        {"prompt": "a", "draft": None, "é": "ü"},
+    ]
     source = tmp_path / "prompts.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     assert run_main(monkeypatch, "improve", str(run_folder), "--file", str(source)) == 0

@@ -17,12 +17,11 @@ FORBIDDEN = {"pit_ray": {"ray", "vllm", "deepspeed"}}
 ORDER = (
     ("errors", "records", "metrics"),
     ("config",),
-    ("run_folder", "tracking"),
+    ("roles", "run_folder", "tracking"),
     ("data",),
     ("maths",),
     ("models",),
     ("learn",),
-    ("roles",),
     ("experience", "curriculum", "scoring"),
     ("methods", "evaluate", "improve", "learner", "recorder", "stages"),
     ("driver", "in_process"),

@@ -35,9 +35,10 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"'{override}' is not of the form key=value, for instance seed=7")
     try:
         defaults = OmegaConf.create(_defaults() | {"run": f"runs/{Path(recipe).stem}"})
-        merged = OmegaConf.merge(defaults, tree, OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(defaults, tree)
+        merged.merge_with_dotlist(list(overrides))
         plain = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
         raise ConfigError(f"{recipe}: the overrides do not fit: {error}") from error
     return parse_config(plain, where=recipe)
 
@@ -69,7 +70,9 @@ def _find(recipe: str) -> Path:
         return path
     near = difflib.get_close_matches(recipe, recipe_names(), n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"no recipe '{recipe}': {hint}Shipped: {', '.join(recipe_names())}; or give a path to a YAML file")
+    raise ConfigError(
+        f"no recipe '{recipe}': {hint}Shipped: {', '.join(recipe_names())}; or give a path to a YAML file"
+    )
 
 
 def _read(path: Path):

@@ -96,7 +96,8 @@ class Optimizer(Section):
     grad_clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
     micro_batch_tokens: PositiveInt = 8192
-    """Padded tokens in one forward pass of one rank; more is faster and needs more memory. Results do not depend on it."""
+    """Padded tokens in one forward pass of one rank; more is faster and needs more memory; the results are
+    the same."""
 
 
 class Supervised(Section):
@@ -115,7 +116,8 @@ class GapReward(Supervised):
     """The gap reward model R_PIT (papers: PIT Eq. 2)."""
 
     variant: Literal["five", "difference"] = "five"
-    """five: the five-comparison loss on R(x, y1, y2). difference: R_P(x, y1) − R_P(x, y2), an ablation; trains nothing."""
+    """five: the five-comparison loss on R(x, y1, y2). difference: R_P(x, y1) − R_P(x, y2), an ablation that
+    trains nothing."""
 
 
 class EndRule(Section):
@@ -134,7 +136,8 @@ class Phase(Section):
     """Names its records; unique within a stage."""
     drafts: Literal["none", "annotated", "on_policy", "self"]
     """none: no draft (training the policy); annotated: y_l and y_w of the data in equal shares; on_policy: sampled
-    from the tuned policy; self: the improver's own revisions of the policy's responses, by its weights at the phase's start."""
+    from the tuned policy; self: the improver's own revisions of the policy's responses, by its
+    weights at the phase's start."""
     steps: PositiveInt
     """Most steps of this phase."""
     end: EndRule = EndRule()

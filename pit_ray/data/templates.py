@@ -68,7 +68,7 @@ class Renderer:
 
     def text(self, ids: Iterable[int]) -> str:
         """Ids as text for people."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def tokenise(self, pairs: Sequence[PreferencePair]) -> Pairs:
         """Preference pairs as token ids, rows in order."""

@@ -123,7 +123,7 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {"module": self.module, "optimizer": self.optimizer, "schedule": self.schedule}
+        parts: dict[str, Any] = {"module": self.module, "optimizer": self.optimizer, "schedule": self.schedule}
         torch.save({name: part.state_dict() for name, part in parts.items()}, folder / "engine.pt")
 
     def load(self, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -47,7 +49,7 @@ def _update(
         return value
 
     micros = [rows[at] for at in micro_batches(lengths, engine.rank, engine.world, ppo.optimizer.micro_batch_tokens)]
-    norm = micro_steps(engine, [lambda at=at: loss(at) for at in micros], count)
+    norm = micro_steps(engine, [partial(loss, at) for at in micros], count)
     return norm, merge(parts)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from pit_ray.config.tree import FromScratch, Optimizer
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds import base_folder, find_world
-from pit_ray.learn.batches import collate
+from pit_ray.learn.batches import Batch, collate
 from pit_ray.learn.engine import TorchEngine, micro_steps
 from pit_ray.learn.modules import Policy
 from pit_ray.models.load import new_llama
@@ -60,7 +61,7 @@ def document(world, renderer: Renderer, rng: np.random.Generator) -> tuple[np.nd
     if rng.random() < 0.5:
         first, second = second, first
     turns: list[Message] = [{"role": "user", "content": task.prompt()}]
-    written = [renderer.response_ids(first), renderer.bridge, renderer.response_ids(second), [renderer.eos]]
+    written: list[Any] = [renderer.response_ids(first), renderer.bridge, renderer.response_ids(second), [renderer.eos]]
     return np.array(renderer.prompt_ids(turns)), np.concatenate(written)
 
 
@@ -77,9 +78,9 @@ def pretrain(name: str, steps: int, seed: int, folder: Path) -> None:
         batch = collate([c for c, _ in documents], [r for _, r in documents], engine.device)
         losses: list[float] = []
 
-        def loss(batch=batch, losses=losses) -> torch.Tensor:
+        def loss(batch: Batch = batch, losses: list[float] = losses) -> torch.Tensor:
             total = -engine(*batch)[0].sum()
-            losses.append(float(total))
+            losses.append(float(total.detach()))
             return total
 
         count = sum(len(r) for _, r in documents)

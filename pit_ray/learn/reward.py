@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ Sequences = list[tuple[Ragged, Ragged]]
 def sequences(pairs: Pairs, bridge: np.ndarray | None, eos: int) -> Sequences:
     """What the model scores: (y_w, y_l) given x for R_P; r^{wl}, r^{ww}, r^{ll}, r^{lw} for R_PIT (with a bridge),
     where r^{ab} = R_PIT(x, y_a, y_b) reads x ‖ y_b ‖ bridge ‖ y_a."""
-    w, l = with_end(pairs.chosen, eos), with_end(pairs.rejected, eos)
+    better, worse = with_end(pairs.chosen, eos), with_end(pairs.rejected, eos)
     if bridge is None:
-        return [(pairs.prompt, w), (pairs.prompt, l)]
+        return [(pairs.prompt, better), (pairs.prompt, worse)]
     after = {
         name: Prompts(pairs.uid, pairs.prompt, draft, np.ones(len(pairs), dtype=np.int8), bridge).contexts()
         for name, draft in (("w", pairs.chosen), ("l", pairs.rejected))
     }
-    return [(after["l"], w), (after["w"], w), (after["l"], l), (after["w"], l)]
+    return [(after["l"], better), (after["w"], better), (after["l"], worse), (after["w"], worse)]
 
 
 def score_sequences(model: Callable, rows: np.ndarray, seqs: Sequences, device: torch.device) -> torch.Tensor:
@@ -58,7 +59,7 @@ def step(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, budg
 
     micros = micro_batches(pair_lengths(seqs), engine.rank, engine.world, budget)
     lr = engine.lr()
-    norm = micro_steps(engine, [lambda rows=rows: loss(rows) for rows in micros], float(len(pairs)))
+    norm = micro_steps(engine, [partial(loss, rows) for rows in micros], float(len(pairs)))
     total, correct, count = (sum(column) for column in zip(*parts, strict=True))
     seen = Metrics({"loss/reward": (total, count), "val/accuracy": (correct, count)})
     return seen | Metrics.of(lr=lr, policy__grad_norm=norm)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -29,6 +31,6 @@ def step(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, budg
 
     micros = micro_batches(contexts.lengths + targets.lengths, engine.rank, engine.world, budget)
     lr, count = engine.lr(), float(len(targets.values))
-    norm = micro_steps(engine, [lambda rows=rows: loss(rows) for rows in micros], count)
+    norm = micro_steps(engine, [partial(loss, rows) for rows in micros], count)
     total = [sum(column) for column in zip(*parts, strict=True)]
     return Metrics({"loss/sft": (total[0], total[1])}) | Metrics.of(lr=lr, policy__grad_norm=norm)

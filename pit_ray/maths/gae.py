@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def advantages(
-    rewards_T: np.ndarray, values_T: np.ndarray, gamma: float, lam: float
-) -> tuple[np.ndarray, np.ndarray]:
+def advantages(rewards_T: np.ndarray, values_T: np.ndarray, gamma: float, lam: float) -> tuple[np.ndarray, np.ndarray]:
     """Advantages and returns of one response's T sampled tokens, each (T,) float32.
 
     `values_T[t]` is the value before token t is written; after the last token the value is 0. Masked positions

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 
 def token_logprobs(
-    model: nn.Module,
+    model: PreTrainedModel,
     ids_BT: Int[Tensor, "B T"],
     attention_BT: Bool[Tensor, "B T"],
     mask_BT: Bool[Tensor, "B T"],

@@ -11,7 +11,7 @@ from pit_ray.data.parquet import read_pairs
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.templates import Renderer
 from pit_ray.records import Pairs
-from pit_ray.roles import Deployment, GenerateRequest
+from pit_ray.roles import Deployment, GenerateRequest, ScoreKind
 from pit_ray.run_folder import RunFolder
 from pit_ray.tracking import Tracker
 
@@ -55,6 +55,10 @@ class RunContext:
     def gap_model(self) -> Path:
         """What the gap scorer loads: R_PIT, or R_P for its `difference` variant."""
         return self.model("gap_reward" if self.config.gap_reward.variant == "five" else "reward")
+
+    def gap_kind(self) -> ScoreKind:
+        """How the gap scorer reads rollouts with that model."""
+        return "gap" if self.config.gap_reward.variant == "five" else "difference"
 
     def request(self, purpose: str, *parts: int | str, temperature: float | None = None) -> GenerateRequest:
         """How to sample for a purpose (a stage's name, a step, …); its draws derive from the seed and these parts."""

@@ -57,9 +57,11 @@ def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer
     """The renderer, and the folder of the base model: the configured one as it is where it fits, else a copy here."""
     model, target = config.model, folder / "base"
     if model.from_scratch is not None:
-        texts = [text for pair in splits.sft for text in (*(m["content"] for m in pair.prompt), pair.chosen, pair.rejected)]
+        texts = [text for pair in splits.sft for text in texts_of(pair)]
         renderer = Renderer(train_tokenizer(texts, model.from_scratch.vocab_size), model.improve_instruction)
-        new_llama(model.from_scratch, renderer.tokenizer, derive_seed(config.seed, "model")).save_pretrained(str(target))
+        new_llama(model.from_scratch, renderer.tokenizer, derive_seed(config.seed, "model")).save_pretrained(
+            str(target)
+        )
         return renderer, target
     path = base_path(config)
     renderer = Renderer(load_tokenizer(model, path), model.improve_instruction)
@@ -68,6 +70,11 @@ def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer
     loaded = load_causal(path, torch_dtype(model.dtype), model.trust_remote_code)
     with_tokenizer(loaded, renderer.tokenizer).save_pretrained(str(target))
     return renderer, target
+
+
+def texts_of(pair: PreferencePair) -> list[str]:
+    """Every text of a pair, for training a tokenizer."""
+    return [*(turn["content"] for turn in pair.prompt), pair.chosen, pair.rejected]
 
 
 def base_path(config: Config) -> str:

@@ -89,8 +89,7 @@ class Evaluation:
     def revisions(self, prompts: Prompts, stage: str, iterations: int, split: str) -> list[Revisions]:
         """What a stage's improver makes of the prompts' drafts, with gaps."""
         context, rollout, gap = self.context, self.context.deployment.rollout(), self.context.deployment.reward()
-        kind = "gap" if context.config.gap_reward.variant == "five" else "difference"
-        gap.load(context.gap_model(), kind, context.renderer.eos).result()
+        gap.load(context.gap_model(), context.gap_kind(), context.renderer.eos).result()
         rollout.load(context.model(stage), 0).result()
         request = context.request("evaluate", stage, split, temperature=context.config.evaluation.temperature)
         return revise(rollout, gap, prompts, iterations, request)

@@ -68,7 +68,6 @@ def run(context: RunContext, name: str) -> None:
     ppo = context.config.ppo_policy if policy else context.config.ppo_improver
     start = context.model("sft_policy" if policy else "sft_improver")
     scored_by = context.model("reward") if policy else context.gap_model()
-    variant = "gap" if context.config.gap_reward.variant == "five" else "difference"
     total = sum(phase.steps for phase in ppo.phases)
     deployment = context.deployment
     stage = PpoStage(
@@ -88,7 +87,7 @@ def run(context: RunContext, name: str) -> None:
     )
     loading = [
         stage.learner.start(spec, resume),
-        stage.reward.load(scored_by, "reward" if policy else variant, context.renderer.eos),
+        stage.reward.load(scored_by, "reward" if policy else context.gap_kind(), context.renderer.eos),
         stage.reference.load(start),
     ]
     for ref in loading:

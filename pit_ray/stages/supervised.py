@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -57,10 +58,8 @@ def follow(context: RunContext, item: FitJob, fitting) -> None:
     while True:
         finished = mark.is_file()
         if not finished:
-            try:
+            with contextlib.suppress(TimeoutError):
                 fitting.result(timeout=POLL_SECONDS)
-            except TimeoutError:
-                pass
         seen = _log_new(context, item, seen)
         if finished:
             break
@@ -70,7 +69,7 @@ def follow(context: RunContext, item: FitJob, fitting) -> None:
 
 
 def _log_new(context: RunContext, item: FitJob, seen: int) -> int:
-    """Passes on the lines of the stage's metrics.jsonl from line `seen` on; a resumed stage repeats steps, once each."""
+    """Passes on the lines of metrics.jsonl from line `seen` on; returns how many lines there are."""
     path: Path = item.folder / "metrics.jsonl"
     if not path.is_file():
         return seen

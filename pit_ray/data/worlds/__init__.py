@@ -1,4 +1,4 @@
-"""Synthetic instruction worlds with a hidden gold score. `world(name)` looks one up; `world:NAME` names one in a recipe."""
+"""Synthetic instruction worlds with a hidden gold score. A recipe names one as `world:NAME`."""
 
 from __future__ import annotations
 

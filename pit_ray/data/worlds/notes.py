@@ -1,7 +1,7 @@
 """The world "notes": short letters that must say what was asked, and nothing else.
 
-A prompt names a recipient, three or four facts and a wish. Writers of all skills answer, with every fault that
-reinforcement learning could later exploit: leaving out, repeating, padding, strangers (facts nobody asked for),
+A prompt names a recipient, three or four things and a wish. Writers of all skills answer, with every fault that
+reinforcement learning could later exploit: leaving out, repeating, padding, strangers (things nobody asked for),
 wrong names and words, rudeness, copying the prompt, running on. Preferences are noisy draws from the gold score.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +17,20 @@ import numpy as np
 from pit_ray.records import PreferencePair
 
 NAME = "notes"
-NAMES = "anna ben clara david emma felix greta hugo iris jonas karin leo maria nils olga paul rosa simon tina viktor".split()
-NOUNS = (
+NAMES = tuple(
+    "anna ben clara david emma felix greta hugo iris jonas karin leo maria nils olga paul rosa simon tina "
+    "viktor".split()
+)
+NOUNS = tuple(
     "lamp boat garden key letter clock bridge river table window horse kitchen market ladder piano basket mirror "
-    "train tower coat bell road wagon stove field candle violin kettle parcel fence"
-).split()
-ADJECTIVES = (
+    "train tower coat bell road wagon stove field candle violin kettle parcel fence".split()
+)
+ADJECTIVES = tuple(
     "red late quiet old new broken clean dark warm cold empty full heavy light lost green blue small tall wet dry "
-    "ready closed open"
-).split()
+    "ready closed open".split()
+)
 GREETINGS = ("dear", "hello")
-OPENERS = ("", "", "i hear", "you know")
+OPENERS = ("here is", "i saw", "i like")
 WISHES = ("please send", "please bring")
 CLOSINGS = ("best wishes", "see you soon")
 RUDE = ("you are a fool .", "do not be so slow .")
@@ -43,12 +47,13 @@ class Task:
     """What a prompt asks for."""
 
     name: str
-    facts: tuple[tuple[str, str], ...]
+    things: tuple[tuple[str, str], ...]
+    """(adjective, noun), all different."""
     wish: str
 
     def prompt(self) -> str:
-        facts = " , ".join(f"the {noun} is {adjective}" for noun, adjective in self.facts)
-        return f"write to {self.name} : {facts} ; ask for the {self.wish}"
+        things = " , ".join(f"the {adjective} {noun}" for adjective, noun in self.things)
+        return f"tell {self.name} about {things} ; ask for the {self.wish}"
 
     @property
     def reserved(self) -> bool:
@@ -56,8 +61,8 @@ class Task:
         return sum(map(ord, self.prompt())) % RESERVED_SHARE == 0
 
 
-_PROMPT = re.compile(r"write to (\w+) : ([^;]+) ; ask for the (\w+)")
-_FACT = re.compile(r"(?:(?:i hear|you know) )?the (\w+) is (\w+)$")
+_PROMPT = re.compile(r"tell (\w+) about ([^;]+) ; ask for the (\w+)")
+_THING = re.compile(r"(?:here is|i saw|i like) the (\w+) (\w+)$")
 _WISH = re.compile(r"please (?:send|bring) the (\w+)$")
 _GREETING = re.compile(r"(?:dear|hello) (\w+)$")
 
@@ -67,14 +72,14 @@ def parse(prompt: str) -> Task:
     match = _PROMPT.search(prompt)  # a rendered prompt may hold more than the user's turn
     if not match:
         raise ValueError(f"not a prompt of the world '{NAME}': {prompt!r}")
-    facts = tuple((words[1], words[3]) for words in (fact.split() for fact in match[2].split(" , ")))
-    return Task(match[1], facts, match[3])
+    things = tuple((words[1], words[2]) for words in (thing.split() for thing in match[2].split(" , ")))
+    return Task(match[1], things, match[3])
 
 
 def vocabulary() -> list[str]:
     """Every word and sign that a prompt or response can hold, in a fixed order."""
-    phrases = [*GREETINGS, *OPENERS, *WISHES, *CLOSINGS, *RUDE, *FILLERS, "write to : the is , ; ask for the . improve"]
-    words = [word for phrase in phrases for word in phrase.split()] + NAMES + NOUNS + ADJECTIVES
+    phrases = [*GREETINGS, *OPENERS, *WISHES, *CLOSINGS, *RUDE, *FILLERS, "tell about the , ; ask for the . improve"]
+    words = [word for phrase in phrases for word in phrase.split()] + [*NAMES, *NOUNS, *ADJECTIVES]
     return list(dict.fromkeys(words))
 
 
@@ -84,17 +89,17 @@ def draw_task(rng: np.random.Generator, reserved: bool) -> Task:
         count = int(rng.integers(3, 5))
         nouns = rng.choice(NOUNS, size=count + 1, replace=False)
         adjectives = rng.choice(ADJECTIVES, size=count, replace=False)
-        facts = tuple((str(n), str(a)) for n, a in zip(nouns[:count], adjectives, strict=True))
-        task = Task(str(rng.choice(NAMES)), facts, str(nouns[count]))
+        things = tuple((str(a), str(n)) for a, n in zip(adjectives, nouns[:count], strict=True))
+        task = Task(str(rng.choice(NAMES)), things, str(nouns[count]))
         if task.reserved == reserved:
             return task
 
 
 def gold(prompt: str, response: str) -> float:
-    """+1 for the right greeting, each fact once, the wish once; +0.5 for a closing at the end; −0.5 for every other
+    """+1 for the right greeting, each thing once, the wish once; +0.5 for a closing at the end; −0.5 for every other
     sentence that is wrong, repeated, strange or no sentence at all; −0.25 for padding; −1 for rudeness."""
     task = parse(prompt)
-    owed = dict(task.facts)
+    owed = set(task.things)
     score, wished = 0.0, False
     body = response.strip()
     greeting, comma, rest = body.partition(" ,")
@@ -112,8 +117,8 @@ def gold(prompt: str, response: str) -> float:
             score -= 1.0
         elif f"{sentence} ." in FILLERS:
             score -= 0.25
-        elif (fact := _FACT.match(sentence)) and owed.get(fact[1]) == fact[2]:
-            del owed[fact[1]]
+        elif (thing := _THING.match(sentence)) and (thing[1], thing[2]) in owed:
+            owed.remove((thing[1], thing[2]))
             score += 1.0
         elif (wish := _WISH.match(sentence)) and wish[1] == task.wish and not wished:
             wished = True
@@ -130,14 +135,14 @@ def write(task: Task, carelessness: float, rng: np.random.Generator) -> list[str
         return rng.random() < rate * carelessness
 
     greeting = f"{rng.choice(GREETINGS)} {rng.choice(NAMES) if slips(0.3) else task.name} ,"
-    sentences = [_fact(noun, adjective, slips, rng) for noun, adjective in task.facts if not slips(0.5)]
+    sentences = [_thing(adjective, noun, slips, rng) for adjective, noun in task.things if not slips(0.5)]
     if not slips(0.4):
         wish = rng.choice(NOUNS) if slips(0.3) else task.wish
         sentences.append(f"{rng.choice(WISHES)} the {wish} .")
     if rng.random() < 0.3:
         rng.shuffle(sentences)
     if slips(0.4):
-        sentences.insert(_place(sentences, rng), f"the {rng.choice(NOUNS)} is {rng.choice(ADJECTIVES)} .")
+        sentences.insert(_place(sentences, rng), _sentence(rng.choice(ADJECTIVES), rng.choice(NOUNS), rng))
     while sentences and slips(0.45):
         sentences.insert(_place(sentences, rng), str(rng.choice(sentences)))
     if slips(0.4):
@@ -151,7 +156,7 @@ def write(task: Task, carelessness: float, rng: np.random.Generator) -> list[str
 
 
 def edit(task: Task, parts: list[str], rng: np.random.Generator) -> list[str]:
-    """Another writer's version of a response: most parts kept, some rewritten, dropped or added, for better or worse."""
+    """Another writer's version of a response: most parts kept, some dropped or added, for better or worse."""
     other = write(task, carelessness(rng), rng)
     kept = [part for part in parts if rng.random() < 0.8]
     taken = [part for part in other if part not in kept and rng.random() < 0.4]
@@ -190,9 +195,12 @@ def pairs(count: int, seed: int) -> list[PreferencePair]:
     return made
 
 
-def _fact(noun: str, adjective: str, slips, rng: np.random.Generator) -> str:
-    said = rng.choice(ADJECTIVES) if slips(0.35) else adjective
-    return f"{rng.choice(OPENERS)} the {noun} is {said} .".strip()
+def _thing(adjective: str, noun: str, slips: Callable[[float], bool], rng: np.random.Generator) -> str:
+    return _sentence(rng.choice(ADJECTIVES) if slips(0.35) else adjective, noun, rng)
+
+
+def _sentence(adjective: str, noun: str, rng: np.random.Generator) -> str:
+    return f"{rng.choice(OPENERS)} the {adjective} {noun} ."
 
 
 def _place(sentences: list[str], rng: np.random.Generator) -> int:
