@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -108,7 +107,7 @@ def improve(
 
     \b
     Examples:
-      pit-ray improve runs/quickstart --prompt "write to ada about rain"
+      pit-ray improve runs/quickstart --prompt "tell anna about the red lamp , the late boat ; ask for the key"
       pit-ray improve runs/hh --prompt "How do I boil an egg?" --draft "No idea." --iterations 2
       pit-ray improve runs/hh --file prompts.jsonl --output improved.jsonl
     """
@@ -215,16 +214,6 @@ def answered_row(row: dict[str, Any], result: ImproveResult) -> dict[str, Any]:
     return row | {"response": result.response, "steps": steps}
 
 
-def visible(text: str) -> str:
-    """`text` with control and direction characters spelt out, so that a model cannot steer the terminal."""
-
-    def spelt(char: str) -> str:
-        plain = char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
-        return char if plain else char.encode("unicode_escape").decode()
-
-    return "".join(map(spelt, text))
-
-
 def _improve_rows(
     run: Path, rows: Sequence[dict[str, Any]], iterations: int | None, output: Path | None, show: bool
 ) -> None:
@@ -258,6 +247,8 @@ def _partial(output: Path) -> Path:
 
 
 def _show(result: ImproveResult) -> None:
+    from pit_ray.tracking import visible
+
     for number, text in enumerate(result.drafts):
         heading = "draft" if number == 0 else f"revision {number}  gap {result.gaps[number - 1]:+.3f}"
         kept = number == result.kept
@@ -287,6 +278,8 @@ def _fail(error: Exception) -> NoReturn:
         message = str(error)
     else:
         message = f"{type(error).__name__}: {error} (a traceback comes with {TRACEBACK}=1)"
+    from pit_ray.tracking import visible
+
     one_line = visible(re.sub(r"\s*\n\s*", " ", message.strip()))
     typer.secho(f"error: {one_line}", fg="red", err=True)
     sys.exit(2 if isinstance(error, (ConfigError, DataError)) else 1)

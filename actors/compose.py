@@ -185,19 +185,13 @@ class RayDeployment:
 
         def start(role: str, kind: Any, environment: dict[str, str], *args: Any) -> list[Any]:
             return [
-                kind.options(**options(self.plan, group, i, environment)).remote(self.plan.bundles[i].name, *args)
+                kind.options(**options(self.plan, group, i, environment)).remote(self.plan.bundles[i], *args)
                 for i in self.plan.of(role)
             ]
 
         engine_args = (self.base(), self.config, self.eos(), longest_sequence(self.config))
         rollout = start("rollout", RolloutActor, engine_environment(actors.rollout), *engine_args)
-        ranks = self.plan.of("learner")
-        learner = [
-            LearnerActor
-            .options(**options(self.plan, group, i, learner_environment(actors.learner)))
-            .remote(self.plan.bundles[i].name, rank, len(ranks), actors.learner)
-            for rank, i in enumerate(ranks)
-        ]
+        learner = start("learner", LearnerActor, learner_environment(actors.learner), actors.learner)
         reward = start("reward", ScorerActor, scorer_env, self.config)
         reference = start("reference", ScorerActor, scorer_env, self.config)
         recorder = start("recorder", RecorderActor, scorer_env, self.renderer, self.config.data.source)

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 
+from actors.plan import Bundle
 from actors.refs import RayRef, parts_of
 from pit_ray.config.tree import LearnerActors
 from pit_ray.learner import PpoLearner
@@ -34,8 +35,8 @@ class LearnerActor:
 
     learner: PpoLearner
 
-    def __init__(self, name: str, rank: int, world: int, section: LearnerActors) -> None:
-        self.name, self.rank, self.world, self.section = name, rank, world, section
+    def __init__(self, bundle: Bundle, section: LearnerActors) -> None:
+        self.name, self.rank, self.section = bundle.name, bundle.index, section
 
     def __repr__(self) -> str:
         return self.name
@@ -52,7 +53,7 @@ class LearnerActor:
 
         if host.startswith("127."):
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.world), "LOCAL_RANK": "0"}
+        os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.section.ranks), "LOCAL_RANK": "0"}
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
         torch.set_num_threads(self.section.threads)
         backend = "nccl" if self.section.gpus else "gloo"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from actors.plan import Bundle
 from actors.refs import RayRef, parts_of
 from actors.vllm_generator import VllmGenerator
 from pit_ray.config import Config
@@ -19,8 +20,8 @@ from pit_ray.roles import GenerateRequest, Ref
 class RolloutActor:
     """A process with one engine."""
 
-    def __init__(self, name: str, model: Path, config: Config, eos: int, max_model_len: int) -> None:
-        self.name = name
+    def __init__(self, bundle: Bundle, model: Path, config: Config, eos: int, max_model_len: int) -> None:
+        self.name = bundle.name
         self.generator = VllmGenerator(model, config, eos, max_model_len)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 import torch
 
+from actors.plan import Bundle
 from actors.refs import RayRef, parts_of
 from pit_ray.config import Config
 from pit_ray.metrics import Metrics, merge
@@ -22,8 +23,8 @@ from pit_ray.scoring import ReferencePolicy, RewardModel
 class ScorerActor:
     """A process with one frozen model: a reward model, or the reference policy."""
 
-    def __init__(self, name: str, config: Config) -> None:
-        self.name, self.config = name, config
+    def __init__(self, bundle: Bundle, config: Config) -> None:
+        self.name, self.config = bundle.name, config
         self.dtype = torch_dtype(config.model.dtype)
         self.device = torch.device("cuda" if config.actors.scorer.gpus else "cpu")
         torch.set_num_threads(config.actors.scorer.threads)
@@ -83,8 +84,8 @@ class RayReferenceScorer(RayScorer):
 class RecorderActor:
     """A process that judges and writes rollouts."""
 
-    def __init__(self, name: str, renderer: Path, source: str) -> None:
-        self.name = name
+    def __init__(self, bundle: Bundle, renderer: Path, source: str) -> None:
+        self.name = bundle.name
         self.recorder = RolloutRecorder(renderer, source)
 
     def __repr__(self) -> str:

@@ -86,7 +86,8 @@ def annotated_prompts(pairs: Pairs, rows: np.ndarray, first_uid: int, bridge: np
     picked = pairs.take(rows)
     chosen = np.arange(len(rows)) % 2 == 0
     generator(seed, "annotated", first_uid).shuffle(chosen)
-    drafts = Ragged.of(picked.chosen[i] if c else picked.rejected[i] for i, c in enumerate(chosen))
+    better, worse = picked.drafts("chosen"), picked.drafts("rejected")
+    drafts = Ragged.of(better[i] if c else worse[i] for i, c in enumerate(chosen))
     source = np.where(chosen, CHOSEN, REJECTED).astype(np.int8)
     return with_drafts(plain_prompts(pairs, rows, first_uid), drafts, source, bridge)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 
@@ -51,6 +52,12 @@ class Ragged:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    def cut(self, limit: int | None) -> Ragged:
+        """Each row's first `limit` values; the rows themselves when there is no limit or none is longer."""
+        if limit is None or not (self.lengths > limit).any():
+            return self
+        return Ragged.of((row[:limit] for row in self.rows()), dtype=self.values.dtype.type)
 
     def take(self, index: np.ndarray | Sequence[int]) -> Ragged:
         return Ragged.of([self[int(i)] for i in index], dtype=self.values.dtype.type)
@@ -114,6 +121,13 @@ class Pairs(Rows):
     prompt: Ragged
     chosen: Ragged
     rejected: Ragged
+    draft_limit: int | None = field(default=None, metadata=SHARED)
+    """Where a response that serves as a draft is cut; None: nowhere."""
+
+    def drafts(self, which: Literal["chosen", "rejected"]) -> Ragged:
+        """y_w or y_l as the response to be improved."""
+        rows: Ragged = getattr(self, which)
+        return rows.cut(self.draft_limit)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class RewardModel:
         trust: bool,
     ) -> None:
         self.kind, self.eos, self.device, self.budget = kind, eos, device, budget
-        self.model: Any = load_scalar(folder, dtype, trust_remote_code=trust)
-        self.model.to(device)
+        model: Any = load_scalar(folder, dtype, trust_remote_code=trust)
+        self.model = model.to(device)
 
     def score(self, rollouts: Rollouts) -> Scores:
         """The score of each rollout and its baseline (see `Scores`); a response is read with one end token."""
@@ -64,8 +64,8 @@ class ReferencePolicy:
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, budget: int, trust: bool) -> None:
         self.device, self.budget = device, budget
-        self.model: Any = load_causal(folder, dtype, trust)
-        self.model.to(device)
+        model: Any = load_causal(folder, dtype, trust)
+        self.model = model.to(device)
 
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         """(per row, response length) float32 log-probabilities at the rollouts' temperature."""

@@ -338,6 +338,11 @@ class Config(Section):
             ppo: Ppo = getattr(self, name)
             if ppo.rollouts_per_step // ppo.minibatches < self.actors.learner.ranks:
                 raise ValueError(f"{name}: a minibatch must hold at least one sample per learner rank")
+        if self.sampling.max_new_tokens > self.data.lengths.draft.max_tokens:
+            raise ValueError(
+                f"data.lengths.draft.max_tokens ({self.data.lengths.draft.max_tokens}) must be at least "
+                f"sampling.max_new_tokens ({self.sampling.max_new_tokens}): what the policy writes is a draft later"
+            )
         if self.data.source.startswith("world:") and self.data.pairs is None:
             raise ValueError("data.pairs: a world needs to know how many pairs to make, for instance data.pairs=12000")
         return self

@@ -32,8 +32,8 @@ class LengthReport:
 
 
 def apply_lengths(pairs: Pairs, lengths: Lengths) -> tuple[Pairs, LengthReport]:
-    """Fit prompts to `lengths.prompt` and both responses to `lengths.response`; prompts lose their beginning,
-    responses their end.
+    """Fit prompts to `lengths.prompt` and both responses to `lengths.response`, and as drafts to `lengths.draft`;
+    prompts lose their beginning, drafts and responses their end. A draft that is cut stays whole as a response.
 
     A row counts once per field, also when both its responses are too long. A row whose responses become equal by
     truncation says nothing any more and is dropped. DataError where a policy is `error` (it names a row) or
@@ -43,24 +43,34 @@ def apply_lengths(pairs: Pairs, lengths: Lengths) -> tuple[Pairs, LengthReport]:
     chosen, long_chosen = _fit("response", pairs.chosen, lengths.response, pairs.uid)
     rejected, long_rejected = _fit("response", pairs.rejected, lengths.response, pairs.uid)
     long_response = long_chosen | long_rejected
+    long_draft = (
+        _fit("draft", chosen, lengths.draft, pairs.uid)[1] | _fit("draft", rejected, lengths.draft, pairs.uid)[1]
+    )
 
+    drop_draft = long_draft if lengths.draft.policy == "drop" else np.zeros_like(long_draft)
     drop_prompt = long_prompt if lengths.prompt.policy == "drop" else np.zeros_like(long_prompt)
     drop_response = long_response.copy()
     if lengths.response.policy == "truncate":
         drop_response = np.array(
             [bool(cut) and np.array_equal(chosen[i], rejected[i]) for i, cut in enumerate(long_response)], dtype=bool
         )
-    kept = np.flatnonzero(~(drop_prompt | drop_response))
+    kept = np.flatnonzero(~(drop_prompt | drop_response | drop_draft))
     if len(pairs) and not len(kept):
         raise DataError(
             f"no pair is left of {len(pairs)}: {int(drop_prompt.sum())} have a prompt longer than "
             f"data.lengths.prompt.max_tokens = {lengths.prompt.max_tokens}, {int(drop_response.sum())} a response that "
-            f"does not fit data.lengths.response.max_tokens = {lengths.response.max_tokens}; the shortest prompt has "
-            f"{int(pairs.prompt.lengths.min())} tokens, the shortest response "
+            f"does not fit data.lengths.response.max_tokens = {lengths.response.max_tokens}, {int(drop_draft.sum())} "
+            f"one that does not fit data.lengths.draft.max_tokens = {lengths.draft.max_tokens}; the shortest prompt "
+            f"has {int(pairs.prompt.lengths.min())} tokens, the shortest response "
             f"{int(min(pairs.chosen.lengths.min(), pairs.rejected.lengths.min()))}; raise these limits"
         )
-    fitted = Pairs(uid=pairs.uid, prompt=prompt, chosen=chosen, rejected=rejected)
-    counts = {"prompt": _count(long_prompt, drop_prompt), "response": _count(long_response, drop_response)}
+    limit = lengths.draft.max_tokens if lengths.draft.policy == "truncate" else None
+    fitted = Pairs(uid=pairs.uid, prompt=prompt, chosen=chosen, rejected=rejected, draft_limit=limit)
+    counts = {
+        "prompt": _count(long_prompt, drop_prompt),
+        "response": _count(long_response, drop_response),
+        "draft": _count(long_draft, drop_draft),
+    }
     return (fitted if len(kept) == len(pairs) else fitted.take(kept)), LengthReport(len(pairs), len(kept), counts)
 
 

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from pit_ray.records import Pairs, Ragged
 
+DRAFT_LIMIT = b"pit_ray.draft_limit"
+
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes under a temporary name, then renames, so that a half-written file never has the real name."""
@@ -26,14 +28,16 @@ def write_pairs(pairs: Pairs, path: Path) -> None:
     columns: dict[str, Any] = {"uid": pa.array(pairs.uid)}
     for name in ("prompt", "chosen", "rejected"):
         columns[name] = list_column(getattr(pairs, name))
-    write_table(pa.table(columns), path)
+    limit = "" if pairs.draft_limit is None else str(pairs.draft_limit)
+    write_table(pa.table(columns).replace_schema_metadata({DRAFT_LIMIT: limit}), path)
 
 
 def read_pairs(path: Path) -> Pairs:
     """What `write_pairs` wrote."""
     table = pq.read_table(path)
     ragged = {name: _ragged(table.column(name)) for name in ("prompt", "chosen", "rejected")}
-    return Pairs(uid=table.column("uid").to_numpy(), **ragged)
+    limit = (table.schema.metadata or {}).get(DRAFT_LIMIT, b"").decode()
+    return Pairs(uid=table.column("uid").to_numpy(), **ragged, draft_limit=int(limit) if limit else None)
 
 
 def list_column(rows: Ragged) -> pa.Array:

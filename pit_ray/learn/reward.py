@@ -26,7 +26,7 @@ def sequences(pairs: Pairs, bridge: np.ndarray | None, eos: int) -> Sequences:
         return [(pairs.prompt, better), (pairs.prompt, worse)]
     after = {
         name: Prompts(pairs.uid, pairs.prompt, draft, np.ones(len(pairs), dtype=np.int8), bridge).contexts()
-        for name, draft in (("w", pairs.chosen), ("l", pairs.rejected))
+        for name, draft in (("w", pairs.drafts("chosen")), ("l", pairs.drafts("rejected")))
     }
     return [(after["l"], better), (after["w"], better), (after["l"], worse), (after["w"], worse)]
 

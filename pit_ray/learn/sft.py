@@ -15,7 +15,7 @@ from pit_ray.records import Pairs, Prompts
 
 def examples(pairs: Pairs, bridge: np.ndarray | None) -> Prompts:
     """What y_w is learned from: x for the policy (no bridge), x and y_l for the improver."""
-    return Prompts(pairs.uid, pairs.prompt, pairs.rejected, np.ones(len(pairs), dtype=np.int8), bridge)
+    return Prompts(pairs.uid, pairs.prompt, pairs.drafts("rejected"), np.ones(len(pairs), dtype=np.int8), bridge)
 
 
 def step(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, budget: int) -> Metrics:

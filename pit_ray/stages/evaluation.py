@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -66,6 +67,12 @@ def run(context: RunContext) -> None:
     folder = context.folder.path / "evaluation"
     write_json(folder / "summary.json", summary)
     write_json(folder / "samples.json", samples(context, ours, judged, kept))
+
+
+def margin_of(context: RunContext) -> float:
+    """The stopping rule's margin, as the evaluation of the run chose it."""
+    path = context.folder.path / "evaluation" / "summary.json"
+    return float(json.loads(path.read_text(encoding="utf-8"))["margin"])
 
 
 @dataclass(frozen=True)
@@ -134,8 +141,8 @@ def gap_order(context: RunContext, pairs: Pairs) -> dict[str, float]:
         scores = scorer.score(Resolved(as_rollouts(prompts, response, eos))).result()
         return scores.score + scores.baseline, scores.baseline
 
-    wl, ll = both(pairs.chosen, pairs.rejected)
-    lw, ww = both(pairs.rejected, pairs.chosen)
+    wl, ll = both(pairs.chosen, pairs.drafts("rejected"))
+    lw, ww = both(pairs.rejected, pairs.drafts("chosen"))
     holds = (wl > np.maximum(ww, ll)) & (np.minimum(ww, ll) > lw)
     return {"accuracy": float((wl > lw).mean()), "order_holds": float(holds.mean()), "n": len(pairs)}
 

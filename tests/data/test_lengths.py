@@ -48,9 +48,11 @@ def test_drop_leaves_out_each_row_with_a_field_that_is_too_long() -> None:
     assert report.counts == {
         "prompt": {"kept": 2, "dropped": 2, "truncated": 0},
         "response": {"kept": 2, "dropped": 2, "truncated": 0},
+        "draft": {"kept": 4, "dropped": 0, "truncated": 0},
     }
     assert str(report) == (
-        "1 of 4 pairs left; prompt 2 kept, 2 dropped, 0 truncated; response 2 kept, 2 dropped, 0 truncated"
+        "1 of 4 pairs left; prompt 2 kept, 2 dropped, 0 truncated; response 2 kept, 2 dropped, 0 truncated; "
+        "draft 4 kept, 0 dropped, 0 truncated"
     )
 
 
@@ -163,3 +165,16 @@ def test_no_draft_left_is_an_error_but_no_draft_given_is_not() -> None:
         fit_drafts(DRAFTS.take([0, 1]), limit)
     fitted, kept, affected = fit_drafts(Ragged.of([]), limit)
     assert (len(fitted), len(kept), affected) == (0, 0, 0)
+
+
+def test_a_draft_may_be_shorter_than_a_response() -> None:
+    pairs = table(([1], [1, 2, 3, 4, 5], [2]), ([1], [2], [3]))
+    cut = Lengths(draft=FieldLength(max_tokens=2, policy="truncate"))
+    fitted, report = apply_lengths(pairs, cut)
+    assert plain(fitted.chosen) == [[1, 2, 3, 4, 5], [2]]
+    assert plain(fitted.drafts("chosen")) == [[1, 2], [2]]
+    assert report.counts["draft"] == {"kept": 1, "dropped": 0, "truncated": 1}
+    left, report = apply_lengths(pairs, Lengths(draft=FieldLength(max_tokens=2, policy="drop")))
+    assert left.uid.tolist() == [101]
+    with pytest.raises(DataError, match=r"data\.lengths\.draft\.max_tokens"):
+        apply_lengths(pairs, Lengths(draft=FieldLength(max_tokens=2, policy="error")))

@@ -1,0 +1,78 @@
+"""A whole run on the real engines: Ray, two vLLM workers, two DeepSpeed ranks with ZeRO 3; then its improver in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+data: {source: "world:notes", pairs: 260, held_out: 24, validation: 16,
+       lengths: {prompt: {max_tokens: 40}, draft: {max_tokens: 80}, response: {max_tokens: 80}}}
+model: {path: "world:notes", improve_instruction: improve}
+sampling: {max_new_tokens: 24}
+sft: {batch_size: 20, checkpoint_every: 2}
+reward: {batch_size: 20}
+gap_reward: {batch_size: 20}
+ppo_policy: {phases: [{name: policy, drafts: none, steps: 2}], rollouts_per_step: 16, shard_size: 8}
+ppo_improver:
+  phases: [{name: annotated, drafts: annotated, steps: 2}, {name: on_policy, drafts: on_policy, steps: 1}]
+  rollouts_per_step: 16
+  shard_size: 8
+evaluation: {iterations: 2, examples: 4}
+actors:
+  rollout: {workers: 2, cpus: 0.25, threads: 1, kv_cache_gib: 0.1}
+  scorer: {cpus: 0.2}
+  learner: {ranks: 2, zero_stage: 3, cpus: 0.4, threads: 1}
+"""
+
+
+def pit_ray(*arguments: str, cwd: Path) -> str:
+    """What the command prints; fails with its output when it fails."""
+    command = [sys.executable, "-m", "actors.cli", *arguments]
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_two_workers_two_ranks_zero_3(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    said = pit_ray("train", "recipe.yaml", "run=run", cwd=tmp_path)
+    run = tmp_path / "run"
+    assert "improver vs policy" in said and "report.html" in said
+    summary = json.loads((run / "evaluation" / "summary.json").read_text())
+    names = {comparison["name"] for comparison in summary["comparisons"]}
+    assert names == {"improver_vs_policy", "sft_improver_vs_policy", "policy_vs_sft_policy"}
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in metrics if record["stage"].startswith("ppo")]
+    assert [record["phase"] for record in steps] == ["policy"] * 2 + ["annotated"] * 2 + ["on_policy"]
+    assert all(record["val/sampler_mismatch_max"] < 1e-4 for record in steps), "vLLM holds other weights than DeepSpeed"
+    table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000002.parquet")
+    assert table.num_rows == 16 == len(set(table["uid"].to_pylist()))
+    assert set(table["policy_version"].to_pylist()) == {2} and set(table["draft_source"].to_pylist()) == {"policy"}
+    (improver,) = run.glob("stages/*-ppo_improver/model")
+    (reward,) = run.glob("stages/*-gap_reward/model")
+    AutoModelForCausalLM.from_pretrained(improver)
+    assert AutoModelForSequenceClassification.from_pretrained(reward).num_labels == 1
+
+    before = (run / "metrics.jsonl").read_text()
+    pit_ray("train", "recipe.yaml", "run=run", cwd=tmp_path)
+    assert (run / "metrics.jsonl").read_text() == before, "a finished run must not train again"
+
+    prompt = "tell anna about the red lamp , the late boat , the quiet garden ; ask for the key"
+    rows = [{"prompt": prompt, "draft": "dear anna .", "id": 1}, {"prompt": prompt, "id": 2}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pit_ray("improve", "run", "--file", "in.jsonl", "--output", "out.jsonl", "--iterations", "2", cwd=tmp_path)
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == [1, 2]
+    assert answers[0]["steps"][0]["draft"] == "dear anna ."
+    assert all(answer["response"] == answer["steps"][1]["revision"] for answer in answers)

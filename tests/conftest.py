@@ -1,0 +1,77 @@
+"""Tiny models and a tokenizer that many tests share; made in a moment, the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pit_ray.config.tree import FromScratch
+from pit_ray.records import Pairs, Ragged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SHAPE = FromScratch(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_position_embeddings=256)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, without a chat template. Never changed by a test: `Renderer` adds a template only to copies."""
+    # Imported here, so that tests without a model do not pay for torch.
+    from pit_ray.models.load import train_tokenizer
+
+    return train_tokenizer(["tell anna about the red lamp ; ask for the key", "dear anna , i saw the lamp ."], 280)
+
+
+@pytest.fixture(scope="session")
+def new_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], PreTrainedModel]:
+    """A tiny causal model from a seed, with weights large enough to make its tokens differ."""
+    import torch
+
+    from pit_ray.models.load import new_llama
+
+    def make(seed: int) -> PreTrainedModel:
+        torch.set_num_threads(1)
+        model = new_llama(SHAPE, tokenizer, seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(6)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def causal(new_model: Callable[[int], PreTrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny causal model."""
+    folder = tmp_path_factory.mktemp("causal")
+    new_model(1).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scalar(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny reward model with a head of its own."""
+    import torch
+
+    from pit_ray.models.load import load_scalar
+
+    folder = tmp_path_factory.mktemp("scalar")
+    load_scalar(causal, torch.float32, new_head_seed=2).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def pairs() -> Pairs:
+    """Twelve tokenised pairs of many lengths; ids 2 and up, so neither padding nor end."""
+    rng = np.random.default_rng(0)
+
+    def column(shortest: int, longest: int) -> Ragged:
+        return Ragged.of(rng.integers(2, 270, size=int(rng.integers(shortest, longest))) for _ in range(12))
+
+    return Pairs(np.arange(12), column(1, 9), column(1, 14), column(1, 14))
