@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,7 +15,7 @@ import typer
 from pit_ray.errors import ConfigError, DataError, PitRayError
 
 if TYPE_CHECKING:
-    from pit_ray.improve import ImproveRequest, ImproveResult
+    from pit_ray.improve import ImproveResult
 
 TRACEBACK = "PIT_RAY_TRACEBACK"
 ANSWERS = ("response", "steps")
@@ -46,7 +46,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK) == "1":
             raise
-        _fail(error)
+        fail(error)
 
 
 @app.command()
@@ -122,7 +122,11 @@ def improve(
     else:
         rows = [{"prompt": prompt} if draft is None else {"prompt": prompt, "draft": draft}]
         check_row(rows[0], "--prompt")
-    _improve_rows(run, rows, iterations, output, show=file is None)
+    from actors.improve import improve as improve_requests
+    from pit_ray.improve import ImproveRequest
+
+    requests = [ImproveRequest(prompt=row["prompt"], draft=row.get("draft")) for row in rows]
+    write_answers(rows, improve_requests(run, requests, iterations), output, show=file is None)
 
 
 @app.command()
@@ -214,16 +218,13 @@ def answered_row(row: dict[str, Any], result: ImproveResult) -> dict[str, Any]:
     return row | {"response": result.response, "steps": steps}
 
 
-def _improve_rows(
-    run: Path, rows: Sequence[dict[str, Any]], iterations: int | None, output: Path | None, show: bool
+def write_answers(
+    rows: Sequence[dict[str, Any]], results: Iterable[ImproveResult], output: Path | None, show: bool
 ) -> None:
-    from actors.improve import improve as improve_requests
-    from pit_ray.improve import ImproveRequest
-
-    requests: list[ImproveRequest] = [ImproveRequest(prompt=row["prompt"], draft=row.get("draft")) for row in rows]
+    """Each row with its result to `output` as they come, under another name until all are there; shown if wanted."""
     partial = _partial(output) if output else None
     with open(partial or os.devnull, "w", encoding="utf-8") as sink:
-        for row, result in zip(rows, improve_requests(run, requests, iterations), strict=True):
+        for row, result in zip(rows, results, strict=True):
             sink.write(json.dumps(answered_row(row, result), ensure_ascii=False) + "\n")
             sink.flush()  # whoever interrupts a long run finds what was done in the partial file
             if show:
@@ -273,7 +274,8 @@ def _first_comment(recipe: Path) -> str:
     return next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: Exception) -> NoReturn:
+    """Says what went wrong in one line and exits: 2 for what the user gave, 1 for anything else."""
     if isinstance(error, PitRayError):
         message = str(error)
     else:

@@ -8,14 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from actors.cli import answered_row, check_row, main, read_rows
+from actors.cli import answered_row, check_row, fail, main, read_rows, write_answers
 from pit_ray.errors import DataError, InfraError
-from pit_ray.improve import ImproveRequest, ImproveResult
+from pit_ray.improve import ImproveResult
 
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "omegaconf"}
 
@@ -38,23 +37,10 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def improver(monkeypatch: pytest.MonkeyPatch) -> list[ImproveRequest]:
-    """Stands in for the actors: one revision in capitals for each request; the list receives the requests."""
-    seen: list[ImproveRequest] = []
-
-    def improve(run: Path, requests: list[ImproveRequest], iterations: int | None) -> Iterator[ImproveResult]:
-        for request in requests:
-            if request.prompt == "die":
-                raise InfraError("rollout/0 died\nwhile generating")
-            seen.append(request)
-            draft = request.draft or "a draft"
-            yield ImproveResult(request.prompt, [draft, draft.upper()], [0.5], 1, draft.upper())
-
-    module = ModuleType("actors.improve")
-    module.improve = improve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "actors.improve", module)
-    return seen
+def results(*drafts: str) -> Iterator[ImproveResult]:
+    """One kept revision, in capitals, of each draft."""
+    for draft in drafts:
+        yield ImproveResult("p", [draft, draft.upper()], [0.5], 1, draft.upper())
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -99,68 +85,51 @@ def test_a_folder_that_is_no_run_is_named(
     assert "two: no run folder" in said and str(run_folder) in said
 
 
-def test_file_comes_back_in_order_with_its_fields(
-    monkeypatch: pytest.MonkeyPatch, run_folder: Path, improver: list[ImproveRequest], tmp_path: Path
-) -> None:
+def test_file_comes_back_in_order_with_its_fields(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "hi"}]
     rows: list[dict[str, Any]] = [
         {"prompt": "b", "draft": "x", "id": 7},
         {"prompt": talk},
         {"prompt": "a", "draft": None, "é": "ü"},
     ]
-    source = tmp_path / "prompts.jsonl"
+    source, target = tmp_path / "prompts.jsonl", tmp_path / "out" / "answers.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    assert run_main(monkeypatch, "improve", str(run_folder), "--file", str(source)) == 0
-    answered = [json.loads(line) for line in (tmp_path / "prompts.improved.jsonl").read_text().splitlines()]
-    assert [request.prompt for request in improver] == ["b", talk, "a"]
+    write_answers(read_rows(source), results("x", "y", "z"), target, show=False)
+    answered = [json.loads(line) for line in target.read_text().splitlines()]
     assert [{key: row[key] for key in before} for row, before in zip(answered, rows, strict=True)] == rows
-    assert answered[0]["response"] == "X"
+    assert [row["response"] for row in answered] == ["X", "Y", "Z"]
     assert answered[0]["steps"] == [{"draft": "x", "revision": "X", "gap": 0.5, "kept": True}]
-    assert not list(tmp_path.glob("*.partial"))
+    assert [path.name for path in target.parent.iterdir()] == ["answers.jsonl"]
 
 
-def test_single_prompt_shows_steps_and_hides_no_control_character(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    run_folder: Path,
-    improver: list[ImproveRequest],
-) -> None:
-    assert run_main(monkeypatch, "improve", str(run_folder), "--prompt", "p", "--draft", "a\x1b[2Jb") == 0
-    said = capsys.readouterr().out
-    assert said == "draft\na␛[2Jb\n\nrevision 1  gap +0.500  kept\nA␛[2JB\n\n"
+def test_an_interrupted_file_keeps_what_was_done_under_another_name(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[ImproveResult]:
+        yield from results("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_answers([{"prompt": "a"}, {"prompt": "b"}], interrupted(), tmp_path / "out.jsonl", show=False)
+    assert not (tmp_path / "out.jsonl").exists()
+    assert json.loads((tmp_path / "out.jsonl.partial").read_text())["response"] == "X"
 
 
-def test_other_failures_exit_1_in_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    run_folder: Path,
-    improver: list[ImproveRequest],
-) -> None:
-    assert run_main(monkeypatch, "improve", str(run_folder), "--prompt", "die") == 1
-    assert capsys.readouterr().err == "error: rollout/0 died while generating\n"
+def test_a_single_result_shows_steps_and_no_control_character_raw(capsys: pytest.CaptureFixture[str]) -> None:
+    write_answers([{"prompt": "p"}], results("a\x1b[2Jb"), None, show=True)
+    assert capsys.readouterr().out == "draft\na<U+001B>[2Jb\n\nrevision 1  gap +0.500  kept\nA<U+001B>[2JB\n\n"
 
 
 @pytest.mark.parametrize(
-    "error, code, said", [(KeyboardInterrupt(), 130, "interrupted"), (ValueError("x"), 1, "error: ValueError: x")]
+    ("error", "code", "said"),
+    [
+        (InfraError("rollout/0 died\nwhile generating"), 1, "error: rollout/0 died while generating\n"),
+        (DataError("f:3: bad"), 2, "error: f:3: bad\n"),
+        (ValueError("x"), 1, "error: ValueError: x (a traceback comes with PIT_RAY_TRACEBACK=1)\n"),
+    ],
 )
-def test_interrupts_and_faults_of_our_own_show_no_traceback(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    run_folder: Path,
-    error: BaseException,
-    code: int,
-    said: str,
-) -> None:
-    def improve(run: Path, requests: list[ImproveRequest], iterations: int | None) -> Iterator[ImproveResult]:
-        raise error
-
-    module = ModuleType("actors.improve")
-    module.improve = improve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "actors.improve", module)
-    monkeypatch.delenv("PIT_RAY_TRACEBACK", raising=False)
-    assert run_main(monkeypatch, "improve", str(run_folder), "--prompt", "p") == code
-    spoken = capsys.readouterr().err
-    assert spoken.startswith(said) and spoken.count("\n") == 1
+def test_every_failure_is_one_line(capsys: pytest.CaptureFixture[str], error: Exception, code: int, said: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        fail(error)
+    assert stop.value.code == code and capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

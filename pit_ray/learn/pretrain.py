@@ -1,14 +1,15 @@
 """Makes the tiny base model that ships with a world, from a seed: python -m pit_ray.learn.pretrain notes
 
 Its text shares no prompt with any split: the world reserves a part of its prompts for it. A document is a prompt, a
-letter by a writer of any skill, and a second letter in no particular order of quality, so the base knows the language
-and how to reuse what stands before it, but not what is better.
+letter by a writer of any skill, and a second letter in no particular order of quality; or a list of words, read back.
+So the base knows the language and how to reuse what stands before it, but not what is better.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from pit_ray.config.tree import FromScratch, Optimizer
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds import base_folder, find_world
-from pit_ray.learn.batches import Batch, collate
+from pit_ray.learn.batches import collate, micro_batches
 from pit_ray.learn.engine import TorchEngine, micro_steps
 from pit_ray.learn.modules import Policy
 from pit_ray.models.load import new_llama
@@ -28,6 +29,9 @@ from pit_ray.records import Message
 
 SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
 BATCH = 96
+MICRO_BATCH_TOKENS = 3072
+READ_BACK = 0.4
+"""Share of documents that only read words back: a small model learns from them to look things up in its context."""
 INSTRUCTION = "improve"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -54,15 +58,36 @@ def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def document(world, renderer: Renderer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A prompt's ids, and what the model learns to write after it: a letter, the bridge, another letter, the end."""
+def document(world: Any, renderer: Renderer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A context's ids, and what the model learns to write after it: most often two letters after a prompt, joined by
+    the bridge; else a list of words, read back."""
+    if rng.random() < READ_BACK:
+        words = " ".join(rng.choice(world.vocabulary(), size=rng.integers(6, 24)))
+        turns: list[Message] = [{"role": "user", "content": words}]
+        return np.array(renderer.prompt_ids(turns)), np.array([*renderer.response_ids(words), renderer.eos])
     task = world.draw_task(rng, reserved=True)
     first, second = world.draw_pair(task, rng)
     if rng.random() < 0.5:
         first, second = second, first
-    turns: list[Message] = [{"role": "user", "content": task.prompt()}]
+    turns = [{"role": "user", "content": task.prompt()}]
     written: list[Any] = [renderer.response_ids(first), renderer.bridge, renderer.response_ids(second), [renderer.eos]]
     return np.array(renderer.prompt_ids(turns)), np.concatenate(written)
+
+
+def learn(engine: TorchEngine, documents: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """One optimisation step; returns the loss in nats per written token."""
+    losses: list[float] = []
+
+    def loss(rows: np.ndarray) -> torch.Tensor:
+        batch = collate([documents[i][0] for i in rows], [documents[i][1] for i in rows], engine.device)
+        total = -engine(*batch)[0].sum()
+        losses.append(float(total.detach()))
+        return total
+
+    lengths = np.array([len(context) + len(written) for context, written in documents])
+    count = float(sum(len(written) for _, written in documents))
+    micro_steps(engine, [partial(loss, rows) for rows in micro_batches(lengths, 0, 1, MICRO_BATCH_TOKENS)], count)
+    return sum(losses) / count
 
 
 def pretrain(name: str, steps: int, seed: int, folder: Path) -> None:
@@ -75,18 +100,9 @@ def pretrain(name: str, steps: int, seed: int, folder: Path) -> None:
     started = time.monotonic()
     for step in range(steps):
         documents = [document(world, renderer, np.random.default_rng([seed, step, i, 1])) for i in range(BATCH)]
-        batch = collate([c for c, _ in documents], [r for _, r in documents], engine.device)
-        losses: list[float] = []
-
-        def loss(batch: Batch = batch, losses: list[float] = losses) -> torch.Tensor:
-            total = -engine(*batch)[0].sum()
-            losses.append(float(total.detach()))
-            return total
-
-        count = sum(len(r) for _, r in documents)
-        micro_steps(engine, [loss], count)
+        loss = learn(engine, documents)
         if step % 50 == 0 or step == steps - 1:
-            print(f"step {step:5d}  nats/token {losses[0] / count:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step:5d}  nats/token {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
             if step % 500 == 0 or step == steps - 1:
                 model.save_pretrained(str(folder))
                 renderer.save(folder)

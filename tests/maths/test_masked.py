@@ -1,0 +1,33 @@
+"""Statistics over rows of different lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pit_ray.maths.masked import row_sums, whiten
+from pit_ray.records import Ragged
+
+ROWS = st.lists(st.lists(st.integers(-50, 50), max_size=6), max_size=8)
+
+
+@given(ROWS)
+def test_row_sums_are_the_sums_of_rows_and_0_for_empty_ones(rows: list[list[int]]) -> None:
+    assert row_sums(Ragged.of(rows, np.float32)).tolist() == [sum(row) for row in rows]
+
+
+@given(ROWS.filter(lambda rows: len({value for row in rows for value in row}) > 1))
+def test_whitened_values_have_mean_0_and_standard_deviation_1_over_the_batch(rows: list[list[int]]) -> None:
+    before = Ragged.of(rows, np.float32)
+    after = whiten(before)
+    assert after.values.mean(dtype=np.float64) == pytest.approx(0, abs=1e-5)
+    assert after.values.std(dtype=np.float64) == pytest.approx(1, abs=1e-4)
+    assert after.lengths.tolist() == before.lengths.tolist()
+    # The order of the values stays.
+    assert np.argsort(after.values, kind="stable").tolist() == np.argsort(before.values, kind="stable").tolist()
+
+
+def test_equal_values_whiten_to_0() -> None:
+    assert whiten(Ragged.of([[3.0], [3.0, 3.0]], np.float32)).values.tolist() == [0.0, 0.0, 0.0]
