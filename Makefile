@@ -53,7 +53,7 @@ $(INSTALLED): requirements/cpu.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is $$($(PYTHON) -V), but 3.11 or newer is needed: make quickstart PYTHON=python3.11"; exit 1; }
 	@command -v $${CXX:-c++} > /dev/null || { \
-	  echo "error: no C++ compiler, which DeepSpeed needs: sudo apt-get install g++ (or set CXX)"; exit 1; }
+	  echo "error: no C++ compiler, which kernels are built with at run time: sudo apt-get install g++ (or set CXX)"; exit 1; }
 	@test -x $(BIN)/pip || { echo "creating $(VENV) with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing $$(wc -l < requirements/cpu.txt) packages, about 4 GB; this takes some minutes"
 	@$(BIN)/pip install --disable-pip-version-check --no-deps --no-compile --progress-bar off \

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from transformers import AutoConfig
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.placement import options, reserve
@@ -24,6 +26,7 @@ from pit_ray.config import Config
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import ConfigError
 from pit_ray.in_process import InProcess
+from pit_ray.models.load import llama_config
 from pit_ray.roles import Deployment, FitJob
 from pit_ray.run_folder import RunFolder
 from pit_ray.stages.data import base_path
@@ -81,24 +84,12 @@ def longest_sequence(config: Config) -> int:
     )
 
 
-def parameters(config: Config) -> int | None:
+def parameters(config: Config) -> int:
     """Parameters of the base model, counted without loading it."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
+    scratch = config.model.from_scratch
+    architecture = _model_config(config) if scratch is None else llama_config(scratch, scratch.vocab_size)
     with torch.device("meta"):
-        scratch = config.model.from_scratch
-        if scratch is not None:
-            shape = LlamaConfig(
-                vocab_size=scratch.vocab_size,
-                hidden_size=scratch.hidden_size,
-                num_hidden_layers=scratch.layers,
-                num_attention_heads=scratch.heads,
-                intermediate_size=scratch.intermediate_size,
-                tie_word_embeddings=True,
-            )
-            return sum(p.numel() for p in LlamaForCausalLM(shape).parameters())
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(_model_config(config)).parameters())
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(architecture).parameters())
 
 
 def _model_config(config: Config) -> Any:
@@ -111,8 +102,6 @@ def _model_config(config: Config) -> Any:
 
 def describe(config: Config) -> str:
     """The resolved configuration, the plan of actors and the memory plan, for `--dry-run`."""
-    import yaml
-
     check(config)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return f"{resolved}\n{describe_plan(config, parameters(config))}"

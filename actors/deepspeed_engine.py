@@ -17,6 +17,13 @@ T = TypeVar("T")
 TAG = "state"
 
 
+def init_distributed(backend: str | None = None) -> None:
+    """Joins the process group that the environment describes, or takes the one that stands."""
+    # On CPUs DeepSpeed would first compile its shared-memory collectives, half a minute on a fresh machine; gloo does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
 def engine_factory(zero_stage: int, dtype: torch.dtype) -> EngineFactory:
     """Makes engines of one ZeRO stage; the process group must stand."""
     return lambda module, optimizer, steps: DeepSpeedEngine(module, optimizer, steps, zero_stage, dtype)

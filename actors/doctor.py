@@ -139,7 +139,7 @@ def machine() -> Iterator[Finding]:
 
 
 def compiler() -> Iterator[Finding]:
-    """What DeepSpeed needs to compile its communication op on the first start."""
+    """What PyTorch, vLLM and DeepSpeed build kernels with when they want one that was not shipped."""
     name = os.environ.get("CXX", "c++")
     path = shutil.which(name)
     yield Finding("C++ compiler", path or f"no {name}", "" if path else "sudo apt-get install g++")

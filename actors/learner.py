@@ -12,7 +12,7 @@ import torch
 
 from actors.plan import Bundle
 from actors.refs import RayRef, parts_of
-from pit_ray.config.tree import LearnerActors
+from pit_ray.config.actors import LearnerActors
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
@@ -49,15 +49,14 @@ class LearnerActor:
 
     def join(self, host: str, port: int) -> None:
         """Joins the process group."""
-        import deepspeed  # slow to import, and only in this process
+        from actors.deepspeed_engine import init_distributed  # slow to import, and only needed in this process
 
         if host.startswith("127."):
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.section.ranks), "LOCAL_RANK": "0"}
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
         torch.set_num_threads(self.section.threads)
-        backend = "nccl" if self.section.gpus else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        init_distributed("nccl" if self.section.gpus else "gloo")
 
     def start(self, spec: LearnerSpec, resume: Path | None) -> None:
         from actors.deepspeed_engine import engine_factory

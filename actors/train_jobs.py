@@ -48,14 +48,13 @@ class TrainCheckpoints:
 
 def worker_loop(settings: dict[str, Any]) -> None:
     """What each rank runs: the jobs that are not finished yet, in order."""
-    import deepspeed
     import torch
 
-    from actors.deepspeed_engine import engine_factory
+    from actors.deepspeed_engine import engine_factory, init_distributed
 
     config: Config = settings["config"]
     torch.set_num_threads(config.actors.learner.threads)
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    init_distributed()
     make = engine_factory(config.actors.learner.zero_stage, torch_dtype(config.model.dtype))
     for job in settings["jobs"]:
         mark = job.folder / "finished.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pit_ray.config.tree import RolloutActors
+from pit_ray.config.actors import RolloutActors
 
 MAX_SEQUENCES = 256
 """Sequences that an engine works on at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import platform
@@ -103,6 +104,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": found,
         "commit": _commit(),
+        "lock": _lock_hash(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
     }
 
@@ -110,6 +112,12 @@ def environment() -> dict[str, Any]:
 def _settled(config: Config) -> dict[str, Any]:
     """What decides the result: everything but where the run lies and how it is watched."""
     return config.model_dump(mode="json", exclude={"run", "tracking"})
+
+
+def _lock_hash() -> str | None:
+    """SHA-256 of requirements/cpu.txt where the project is run from its checkout."""
+    lock = Path(__file__).parents[1] / "requirements" / "cpu.txt"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
 
 
 def _commit() -> str | None:

@@ -26,7 +26,8 @@ STAGES = {
     "gap_reward": "gap reward model",
     "ppo_policy": "policy, RL",
     "ppo_improver": "improver, RL",
-    "evaluation": "evaluation",
+    "data": "data",
+    "evaluate": "evaluation",
 }
 COMPARED = {
     "improver_vs_policy": "improver vs. policy",

@@ -1,8 +1,9 @@
 """Makes the tiny base model that ships with a world, from a seed: python -m pit_ray.learn.pretrain notes
 
 Its text shares no prompt with any split: the world reserves a part of its prompts for it. A document is a prompt, a
-letter by a writer of any skill, and a second letter in no particular order of quality; or a list of words, read back.
-So the base knows the language and how to reuse what stands before it, but not what is better.
+letter by a writer of any skill, and a second letter in no particular order of quality, or what a proofreader finds left
+out and not asked for; or a list of words, read back. So the base knows the language, and how to look up and compare
+what stands before it, as any pretrained model does, but not what people prefer.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from pit_ray.records import Message
 SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
 BATCH = 96
 MICRO_BATCH_TOKENS = 3072
-READ_BACK = 0.4
-"""Share of documents that only read words back: a small model learns from them to look things up in its context."""
+KINDS, SHARES = ("two letters", "proofread", "read back"), (0.35, 0.4, 0.25)
+"""Kinds of documents. A small model learns from lists that are read back to look things up in its context."""
+PROOFREAD = "check"
 INSTRUCTION = "improve"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -59,18 +61,22 @@ def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
 
 
 def document(world: Any, renderer: Renderer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A context's ids, and what the model learns to write after it: most often two letters after a prompt, joined by
-    the bridge; else a list of words, read back."""
-    if rng.random() < READ_BACK:
+    """A context's ids, and what the model learns to write after it: a letter and, after the bridge, another one; a
+    letter and what proofreading finds in it; or a list of words, read back."""
+    kind = rng.choice(KINDS, p=SHARES)
+    if kind == "read back":
         words = " ".join(rng.choice(world.vocabulary(), size=rng.integers(6, 24)))
         turns: list[Message] = [{"role": "user", "content": words}]
         return np.array(renderer.prompt_ids(turns)), np.array([*renderer.response_ids(words), renderer.eos])
     task = world.draw_task(rng, reserved=True)
-    first, second = world.draw_pair(task, rng)
-    if rng.random() < 0.5:
-        first, second = second, first
+    letters = list(world.draw_pair(task, rng))
+    rng.shuffle(letters)
+    first, second = (" ".join(parts) for parts in letters)
     turns = [{"role": "user", "content": task.prompt()}]
-    written: list[Any] = [renderer.response_ids(first), renderer.bridge, renderer.response_ids(second), [renderer.eos]]
+    bridge = renderer.bridge
+    if kind == "proofread":
+        bridge, second = Renderer(renderer.tokenizer, PROOFREAD).bridge, world.proofread(task, letters[0])
+    written: list[Any] = [renderer.response_ids(first), bridge, renderer.response_ids(second), [renderer.eos]]
     return np.array(renderer.prompt_ids(turns)), np.concatenate(written)
 
 

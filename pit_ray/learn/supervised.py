@@ -85,7 +85,7 @@ def fit(job: FitJob, make_engine: EngineFactory, checkpoints: Checkpoints) -> No
 
 
 def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, section: Supervised) -> Metrics:
-    """val/held_out_accuracy of a reward model: the share of unseen pairs with r(y_w) above r(y_l)."""
+    """val/validation_accuracy of a reward model: the share of unseen pairs with r(y_w) above r(y_l)."""
     seqs = reward.sequences(pairs, bridge, eos)
     correct, count = 0.0, 0.0
     budget = section.optimizer.micro_batch_tokens
@@ -93,7 +93,7 @@ def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, 
         with torch.no_grad():
             scores = reward.score_sequences(engine, rows, seqs, engine.device)
         correct, count = correct + float((scores[0] > scores[-1]).sum()), count + len(rows)
-    return Metrics({"val/held_out_accuracy": (correct, count)})
+    return Metrics({"val/validation_accuracy": (correct, count)})
 
 
 def _restore(job: FitJob, engine: Engine, checkpoints: Checkpoints) -> int:

@@ -118,10 +118,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS)
 
 
-def new_llama(shape: FromScratch, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama of the given shape, the same for the same seed."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+def llama_config(shape: FromScratch, vocab_size: int) -> LlamaConfig:
+    """The architecture of a `from_scratch` model."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
         hidden_size=shape.hidden_size,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
@@ -130,9 +130,13 @@ def new_llama(shape: FromScratch, tokenizer: PreTrainedTokenizerBase, seed: int)
         max_position_embeddings=shape.max_position_embeddings,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def new_llama(shape: FromScratch, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
+    """A randomly initialised Llama of the given shape, the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed % 2**63)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(llama_config(shape, len(tokenizer)))
+    with_tokenizer(model, tokenizer)
+    return model

@@ -32,6 +32,7 @@ def run(context: RunContext) -> None:
     pairs, description = read_source(config)
     splits = split_pairs(pairs, config.data, config.seed)
     renderer, base = prepare_base(config, folder, splits)
+    check_ready(config, renderer)
     context.tracker.note(description)
     for name in ("sft", "reward", "rl", "validation", "held_out"):
         tokenised, report = apply_lengths(renderer.tokenise(getattr(splits, name)), config.data.lengths)
@@ -70,6 +71,24 @@ def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer
     loaded = load_causal(path, torch_dtype(model.dtype), model.trust_remote_code)
     with_tokenizer(loaded, renderer.tokenizer).save_pretrained(str(target))
     return renderer, target
+
+
+def check_ready(config: Config, renderer: Renderer) -> None:
+    """DataError when a model given ready is no local folder, or does not share the base model's tokens."""
+    trust = config.model.trust_remote_code
+    for stage, path in config.ready.model_dump().items():
+        if path is None:
+            continue
+        if not (Path(path) / "config.json").is_file():
+            raise DataError(f"ready.{stage}: '{path}' is no model folder (it has no config.json)")
+        tokenizer = load_tokenizer(config.model, path)
+        if tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
+            raise DataError(f"ready.{stage}: '{path}' has another tokenizer than the base model; all must share one")
+        if not fits(path, tokenizer, trust):
+            raise DataError(
+                f"ready.{stage}: '{path}' has no pad token of its own (one that is not the end token) in tokenizer and "
+                "config.json; add one to the base model and to this one"
+            )
 
 
 def texts_of(pair: PreferencePair) -> list[str]:

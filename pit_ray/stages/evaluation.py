@@ -139,6 +139,8 @@ def gap_order(context: RunContext, pairs: Pairs) -> dict[str, float]:
     def both(response: Ragged, draft: Ragged) -> tuple[np.ndarray, np.ndarray]:
         prompts = with_drafts(plain, draft, CHOSEN, context.renderer.bridge)
         scores = scorer.score(Resolved(as_rollouts(prompts, response, eos))).result()
+        if context.gap_kind() == "difference":  # R_P(x, y_a) − R_P(x, y_b): nothing to add back, and r^{aa} = 0
+            return scores.score, np.zeros_like(scores.score)
         return scores.score + scores.baseline, scores.baseline
 
     wl, ll = both(pairs.chosen, pairs.drafts("rejected"))

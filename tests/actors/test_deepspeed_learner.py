@@ -13,7 +13,8 @@ import torch
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.plan import Bundle
 from pit_ray.config import Config
-from pit_ray.config.tree import LearnerActors, Optimizer, Phase, Ppo
+from pit_ray.config.actors import LearnerActors
+from pit_ray.config.tree import Optimizer, Phase, Ppo
 from pit_ray.in_process import TorchLearner
 from pit_ray.metrics import Metrics
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores

@@ -45,11 +45,10 @@ def test_every_rank_has_as_many_micro_batches_and_none_is_empty(case: tuple[np.n
 def test_a_micro_batch_is_within_the_budget_or_cannot_be_smaller(case: tuple[np.ndarray, int, int]) -> None:
     lengths, world, budget = case
     for rank in all_ranks(lengths, world, budget):
-        # A rank that has one row more than another may have to keep two of its rows together.
-        smallest = 1 if sum(map(len, rank)) == len(rank) else 2
+        # Where every row of another rank already stands alone, a rank with one row more must keep two together.
+        smallest = 2 if len(rank) == len(lengths) // world else 1
         for batch in rank:
-            padded = len(batch) * lengths[batch].max()
-            assert padded <= budget or len(batch) == 1 or (world > 1 and len(batch) <= smallest)
+            assert len(batch) * lengths[batch].max() <= budget or len(batch) <= smallest
 
 
 @given(work())

@@ -51,24 +51,25 @@ def line() -> nn.Linear:
 
 
 def test_micro_steps_divide_by_the_global_count_and_clip_after_measuring() -> None:
-    engine = TorchEngine(line(), Optimizer(lr=0.01, warmup_steps=0, grad_clip=0.5), 10)
-    before = engine.module.weight.item()
+    module = line()
+    engine = TorchEngine(module, Optimizer(lr=0.01, warmup_steps=0, grad_clip=0.5), 10)
     losses = weighted(engine, 3.0, 5.0)
     # d/dw Σ w·x / 4 = (3 + 5) / 4.
     norm = micro_steps(engine, [lambda loss=loss: loss for loss in losses], 4.0)  # type: ignore[misc]
     assert norm == pytest.approx(2.0)
     # Adam's first step is one learning rate against the sign of the gradient.
-    assert engine.module.weight.item() == pytest.approx(before - 0.01, abs=1e-5)
-    assert engine.module.weight.grad is None
+    assert module.weight.item() == pytest.approx(2.0 - 0.01, abs=1e-5)
+    assert module.weight.grad is None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_any_parameter_changes(bad: float) -> None:
-    engine = TorchEngine(line(), Optimizer(), 10)
+    module = line()
+    engine = TorchEngine(module, Optimizer(), 10)
     losses = weighted(engine, 3.0, bad)
     with pytest.raises(TrainingError, match="not finite"):
         micro_steps(engine, [lambda loss=loss: loss for loss in losses], 1.0)  # type: ignore[misc]
-    assert engine.module.weight.item() == 2.0
+    assert module.weight.item() == 2.0
 
 
 def train(engine: TorchEngine, steps: range) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -87,8 +88,13 @@ def test_gradients_reach_the_model_through_logprobs_alone(model: PreTrainedModel
     assert not entropy.requires_grad
 
 
-SMALL = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
-USUAL = SMALL | {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+SMALL: dict[str, Any] = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+USUAL: dict[str, Any] = SMALL | {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 ARCHITECTURES: dict[str, PretrainedConfig] = {
     "gpt2": transformers.GPT2Config(**SMALL, n_embd=32, n_layer=1, n_head=2),
     "qwen3": transformers.Qwen3Config(**USUAL, intermediate_size=32, head_dim=16),

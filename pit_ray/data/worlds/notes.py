@@ -34,6 +34,7 @@ OPENERS = ("here is", "i saw", "i like")
 WISHES = ("please send", "please bring")
 CLOSINGS = ("best wishes", "see you soon")
 RUDE = ("you are a fool .", "do not be so slow .")
+NUMBERS = ("none", "one", "two", "three", "four", "five", "many")
 FILLERS = ("it is what it is .", "as i said before .", "and so it goes .")
 
 LABEL_SHARPNESS = 2.0
@@ -78,7 +79,16 @@ def parse(prompt: str) -> Task:
 
 def vocabulary() -> list[str]:
     """Every word and sign that a prompt or response can hold, in a fixed order."""
-    phrases = [*GREETINGS, *OPENERS, *WISHES, *CLOSINGS, *RUDE, *FILLERS, "tell about the , ; ask for the . improve"]
+    phrases = [
+        *GREETINGS,
+        *OPENERS,
+        *WISHES,
+        *CLOSINGS,
+        *RUDE,
+        *FILLERS,
+        "tell about the , ; ask for the . improve check left out wrong :",
+        " ".join(NUMBERS),
+    ]
     words = [word for phrase in phrases for word in phrase.split()] + [*NAMES, *NOUNS, *ADJECTIVES]
     return list(dict.fromkeys(words))
 
@@ -168,17 +178,35 @@ def edit(task: Task, parts: list[str], rng: np.random.Generator) -> list[str]:
     return [*greetings, *body, *closings] or other
 
 
+def proofread(task: Task, parts: list[str]) -> str:
+    """What a letter leaves out and how many of its sentences nobody asked for: a fact about prompt and letter, no
+    judgement. Tone, padding and form are passed over."""
+    owed = [f"the {adjective} {noun}" for adjective, noun in task.things] + [f"the {task.wish}"]
+    left_out, wrong = list(owed), 0
+    for part in parts:
+        if part in CLOSINGS or part in RUDE or part in FILLERS:
+            continue
+        said = part.removesuffix(" .")
+        about = next((item for item in left_out if said.endswith(item) and _asks(said) == (item == owed[-1])), None)
+        if about is not None:
+            left_out.remove(about)
+        elif part != f"dear {task.name} ," and part != f"hello {task.name} ,":
+            wrong += 1
+    listed = " , ".join(left_out)
+    return f"{_number(len(left_out))} left out , {_number(wrong)} wrong : {listed}".strip()
+
+
 def carelessness(rng: np.random.Generator) -> float:
     return float(rng.beta(1.5, 2.0))
 
 
-def draw_pair(task: Task, rng: np.random.Generator) -> tuple[str, str]:
-    """Two responses to a task as text, the second by another writer or an edit of the first."""
+def draw_pair(task: Task, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Two responses to a task in parts, the second by another writer or an edit of the first."""
     first = write(task, carelessness(rng), rng)
     while True:
         second = edit(task, first, rng) if rng.random() < 0.5 else write(task, carelessness(rng), rng)
         if second != first:
-            return " ".join(first), " ".join(second)
+            return first, second
 
 
 def pairs(count: int, seed: int) -> list[PreferencePair]:
@@ -187,7 +215,7 @@ def pairs(count: int, seed: int) -> list[PreferencePair]:
     for uid in range(count):
         rng = np.random.default_rng([seed, uid])
         task = draw_task(rng, reserved=False)
-        first, second = draw_pair(task, rng)
+        first, second = (" ".join(parts) for parts in draw_pair(task, rng))
         margin = LABEL_SHARPNESS * (gold(task.prompt(), first) - gold(task.prompt(), second))
         if rng.random() >= 1 / (1 + math.exp(-margin)):
             first, second = second, first
@@ -201,6 +229,14 @@ def _thing(adjective: str, noun: str, slips: Callable[[float], bool], rng: np.ra
 
 def _sentence(adjective: str, noun: str, rng: np.random.Generator) -> str:
     return f"{rng.choice(OPENERS)} the {adjective} {noun} ."
+
+
+def _asks(sentence: str) -> bool:
+    return sentence.startswith(WISHES)
+
+
+def _number(count: int) -> str:
+    return NUMBERS[min(count, len(NUMBERS) - 1)]
 
 
 def _place(sentences: list[str], rng: np.random.Generator) -> int:

@@ -1,0 +1,432 @@
+"""The whole curriculum in one process: to the report, and to the same result when it is interrupted on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from pit_ray import driver
+from pit_ray.config.tree import Config
+from pit_ray.curriculum import plain_prompts
+from pit_ray.data.parquet import read_pairs
+from pit_ray.data.templates import Renderer
+from pit_ray.errors import ConfigError, InfraError
+from pit_ray.in_process import InProcess, TorchLearner, TorchRollout
+from pit_ray.metrics import Metrics
+from pit_ray.models.load import load_causal
+from pit_ray.records import Ragged, Rollouts, Scores
+from pit_ray.roles import GenerateRequest, LearnerSpec, Ref, Resolved
+from pit_ray.run_folder import RunFolder
+from pit_ray.tracking import read_metrics
+
+STAGES = ("data", "sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver", "evaluate")
+CAUSAL = ("sft_policy", "sft_improver", "ppo_policy", "ppo_improver")
+REWARDS = ("reward", "gap_reward")
+PER_STEP = 8
+PPO_STEPS = {"ppo_policy": 2, "ppo_improver": 7}
+ITERATIONS = 2
+
+
+def config_for(run: Path, **changes: Any) -> Config:
+    """A run of every stage that takes seconds."""
+    fast = {"lr": 1e-3, "warmup_steps": 1}
+    supervised = {"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2, "optimizer": fast}
+    ppo = {"rollouts_per_step": PER_STEP, "shard_size": 4, "checkpoint_every": 2, "optimizer": fast | {"lr": 2e-2}}
+    plain: dict[str, Any] = {
+        "run": str(run),
+        "seed": 5,
+        "data": {"source": "world:notes", "pairs": 150, "held_out": 12, "validation": 8},
+        "model": {
+            "from_scratch": {
+                "vocab_size": 400, "hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 48,
+                "max_position_embeddings": 512,
+            },
+            "dtype": "float32",
+            "improve_instruction": "improve",
+        },
+        "sampling": {"max_new_tokens": 10},
+        "sft": supervised,
+        "reward": supervised,
+        "gap_reward": supervised,
+        "ppo_policy": ppo | {"phases": [{"name": "policy", "drafts": "none", "steps": PPO_STEPS["ppo_policy"]}]},
+        "ppo_improver": ppo
+        | {
+            "phases": [
+                {"name": "from_data", "drafts": "annotated", "steps": 2},
+                {"name": "from_policy", "drafts": "on_policy", "steps": 3},
+                {"name": "from_itself", "drafts": "self", "steps": 2},
+            ],
+            "kl": {"controller": "adaptive", "target": 0.01, "horizon": 100},
+        },
+        "evaluation": {"iterations": ITERATIONS, "bootstrap": 50, "examples": 3},
+        "actors": {"deployment": "in_process"},
+        "tracking": {"wandb": False, "console": "plain"},
+    }  # fmt: skip
+    return Config.model_validate(plain | changes)
+
+
+def deployment(config: Config, kind: type[InProcess] = InProcess, **options: Any) -> Callable[[RunFolder], InProcess]:
+    """What the driver is given to deploy the roles of a run folder."""
+
+    def deploy(folder: RunFolder) -> InProcess:
+        data = folder.stage("data")
+        return kind(
+            config,
+            lambda: Path((data / "base.txt").read_text(encoding="utf-8").strip()),
+            data / "renderer",
+            lambda: Renderer.load(data / "renderer").eos,
+            **options,
+        )
+
+    return deploy
+
+
+def run_to_the_end(config: Config) -> RunFolder:
+    torch.set_num_threads(1)
+    driver.train(config, deployment(config))
+    return RunFolder(config.run)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run from nothing to its report, undisturbed."""
+    return run_to_the_end(config_for(tmp_path_factory.mktemp("runs") / "undisturbed"))
+
+
+def summary(folder: RunFolder) -> dict[str, Any]:
+    return json.loads((folder.path / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_every_stage_is_finished_in_the_order_of_the_method(finished: RunFolder) -> None:
+    folders = sorted(path.name for path in (finished.path / "stages").iterdir())
+    assert folders == [f"{number:02d}-{name}" for number, name in enumerate(STAGES)]
+    seconds = {name: finished.seconds(name) for name in STAGES}
+    assert all(value is not None and value >= 0 for value in seconds.values())
+    assert summary(finished)["seconds"] == seconds
+    assert (finished.path / "report.html").stat().st_size > 1000
+
+
+def test_the_summary_compares_every_system_by_every_judge(finished: RunFolder) -> None:
+    rows = summary(finished)["comparisons"]
+    found = [(row["name"], row["iterations"], row["stopping_rule"], row["judge"]) for row in rows]
+    systems = [
+        *(("improver_vs_policy", k, False) for k in range(1, ITERATIONS + 1)),
+        ("improver_vs_policy", ITERATIONS, True),
+        ("sft_improver_vs_policy", 1, False),
+        ("policy_vs_sft_policy", 0, False),
+    ]
+    assert found == [(*system, judge) for system in systems for judge in ("gold", "reward")]
+    for row in rows:
+        assert row["n"] == 12
+        low, high = row["ci95"]
+        assert -100 <= low <= row["delta"] <= high <= 100
+        assert row["delta"] == pytest.approx(row["win"] - row["lose"])
+
+
+def test_the_summary_has_margin_means_and_the_order_of_gaps(finished: RunFolder) -> None:
+    found = summary(finished)
+    assert math.isfinite(found["margin"])
+    assert (found["world"], found["seed"]) == ("notes", 5)
+    assert found["gap_reward"]["n"] == 12
+    assert 0 <= found["gap_reward"]["order_holds"] <= found["gap_reward"]["accuracy"] <= 1
+    assert set(found["means"]) == {
+        "chosen", "rejected", "sft_policy", "policy", "sft_improver", "improver_1", "improver_2", "improver_stopped",
+    }  # fmt: skip
+    # The world's letters are better than what a model says after a few steps.
+    assert found["means"]["chosen"]["gold"] > found["means"]["rejected"]["gold"] > found["means"]["policy"]["gold"]
+
+
+def test_samples_show_each_revision_with_its_gap_and_gold(finished: RunFolder) -> None:
+    samples = json.loads((finished.path / "evaluation" / "samples.json").read_text(encoding="utf-8"))
+    assert len(samples) == 3
+    for sample in samples:
+        assert len(sample["revisions"]) == len(sample["gaps"]) == ITERATIONS
+        assert len(sample["golds"]) == ITERATIONS + 1
+        assert 0 <= sample["kept"] <= ITERATIONS
+        assert "ask for the" in sample["prompt"]
+
+
+@pytest.mark.parametrize("stage", CAUSAL)
+def test_language_models_load_with_transformers(finished: RunFolder, stage: str) -> None:
+    folder = finished.model(stage)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True)
+    model, report = loaded
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "tell anna about the red lamp"}], add_generation_prompt=True, return_dict=False
+    )
+    assert ids == Renderer.load(folder).prompt_ids([{"role": "user", "content": "tell anna about the red lamp"}])
+    written = model.generate(torch.tensor([ids]), max_new_tokens=3, do_sample=False)
+    assert written.shape[1] > len(ids)
+    assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("stage", REWARDS)
+def test_reward_models_load_with_transformers(finished: RunFolder, stage: str) -> None:
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        str(finished.model(stage)), output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.shape == (1, 1)
+
+
+def test_training_changed_every_model(finished: RunFolder) -> None:
+    models = [load_file(finished.model(stage) / "model.safetensors") for stage in CAUSAL]
+    embeddings = [state["model.embed_tokens.weight"] for state in models]
+    for i, ours in enumerate(embeddings):
+        assert not any(torch.equal(ours, theirs) for theirs in embeddings[:i])
+
+
+@pytest.mark.parametrize("stage", PPO_STEPS)
+def test_the_rollouts_of_each_step_are_on_disk_with_each_uid_once(finished: RunFolder, stage: str) -> None:
+    files = sorted((finished.path / "rollouts" / stage).iterdir())
+    assert [file.name for file in files] == [f"step-{step:06d}.parquet" for step in range(PPO_STEPS[stage])]
+    uids: list[int] = []
+    for step, file in enumerate(files):
+        table = pq.read_table(file).to_pydict()
+        uids += table["uid"]
+        assert table["policy_version"] == [step] * PER_STEP
+        assert table["length"] == [len(ids) for ids in table["response_ids"]] == list(map(len, table["logprobs"]))
+        assert all(logprob <= 0 for row in table["logprobs"] for logprob in row)
+        assert all("ask for the" in prompt for prompt in table["prompt"])
+        assert np.isfinite(table["score"]).all() and np.isfinite(table["gold"]).all()
+    assert sorted(uids) == list(range(PPO_STEPS[stage] * PER_STEP))
+
+
+def test_each_phase_takes_its_drafts_from_its_source(finished: RunFolder) -> None:
+    sources, texts = [], []
+    for step in range(PPO_STEPS["ppo_improver"]):
+        table = pq.read_table(finished.path / "rollouts" / "ppo_improver" / f"step-{step:06d}.parquet").to_pydict()
+        sources.append(sorted(set(table["draft_source"])))
+        texts.append((table["prompt"], table["draft"], table["response"]))
+        if step < 2:
+            assert table["draft_source"].count("chosen") == PER_STEP / 2
+    assert sources == [["chosen", "rejected"]] * 2 + [["policy"]] * 3 + [["improver"]] * 2
+    renderer, pairs = (
+        Renderer.load(finished.stage("data") / "renderer"),
+        read_pairs(finished.stage("data") / "rl.parquet"),
+    )
+    annotated = {
+        (renderer.text(x), renderer.text(y))
+        for column in (pairs.chosen, pairs.rejected)
+        for x, y in zip(pairs.prompt.rows(), column.rows(), strict=True)
+    }
+    for prompts, drafts, _ in texts[:2]:
+        assert set(zip(prompts, drafts, strict=True)) <= annotated
+
+
+def test_metrics_are_finite_and_complete(finished: RunFolder) -> None:
+    records = read_metrics(finished.path)
+    for record in records:
+        numbers = [value for name, value in record.items() if name not in ("stage", "phase")]
+        assert all(isinstance(value, int | float) and math.isfinite(value) for value in numbers), record
+    steps = {stage: [r["step"] for r in records if r["stage"] == stage] for stage in STAGES}
+    assert {stage: steps[stage] for stage in PPO_STEPS} == {s: list(range(n)) for s, n in PPO_STEPS.items()}
+    # 130 pairs in thirds, half an epoch of batches of 8; reward models add a record for unseen pairs.
+    assert {stage: len(steps[stage]) for stage in ("sft_policy", "sft_improver", "reward", "gap_reward")} == {
+        "sft_policy": 3, "sft_improver": 3, "reward": 4, "gap_reward": 4,
+    }  # fmt: skip
+    improver = [r for r in records if r["stage"] == "ppo_improver"]
+    assert [r["phase"] for r in improver] == ["from_data"] * 2 + ["from_policy"] * 3 + ["from_itself"] * 2
+    for record in improver:
+        assert {"objective/kl", "objective/gold", "loss/policy_avg", "val/ratio", "time/step"} <= set(record)
+        # Sampler and learner hold the same weights, so they agree on every token.
+        assert record["val/sampler_mismatch_max"] < 1e-3
+
+
+def test_step_metrics_are_those_of_the_recorded_samples(finished: RunFolder) -> None:
+    for record in read_metrics(finished.path):
+        stage = record["stage"]
+        if stage not in PPO_STEPS:
+            continue
+        rows = pq.read_table(finished.path / "rollouts" / stage / f"step-{record['step']:06d}.parquet").to_pandas()
+        assert record["val/response_length"] == pytest.approx(rows["length"].mean())
+        assert record["val/eos_rate"] == pytest.approx(rows["finished"].mean())
+        assert record["objective/gold"] == pytest.approx(rows["gold"].mean())
+        # No response that goes on to the limit keeps its whole score.
+        assert record["objective/score"] == pytest.approx((rows["score"] - 1.0 * ~rows["finished"]).mean(), abs=1e-5)
+        if stage == "ppo_improver":
+            assert record["objective/gap"] == pytest.approx(rows["score"].mean(), abs=1e-5)
+            assert record["pit/win_rate"] == pytest.approx((rows["score"] > 0).mean())
+            assert record["pit/copied"] == pytest.approx((rows["response"] == rows["draft"]).mean())
+            assert record["pit/gold_gain"] == pytest.approx((rows["gold"] - rows["draft_gold"]).mean())
+
+
+def test_kl_starts_at_0_and_its_coefficient_is_steered(finished: RunFolder) -> None:
+    improver = [r for r in read_metrics(finished.path) if r["stage"] == "ppo_improver"]
+    assert improver[0]["objective/kl"] == pytest.approx(0, abs=1e-3)
+    assert improver[-1]["objective/kl_k3_token"] > improver[0]["objective/kl_k3_token"]
+    coefficients = [r["objective/kl_coefficient"] for r in improver]
+    assert coefficients[0] == pytest.approx(0.05)
+    assert coefficients[1] == pytest.approx(0.05 * (1 - 0.2 * PER_STEP / 100), rel=1e-6)
+
+
+def test_a_finished_run_does_nothing_again(finished: RunFolder) -> None:
+    class Idle(InProcess):
+        def learner(self) -> TorchLearner:
+            raise InfraError("nothing should be learned again")
+
+    before = {path: path.stat().st_mtime_ns for path in (finished.path / "stages").rglob("*") if path.is_file()}
+    config = config_for(finished.path)
+    driver.train(config, deployment(config, Idle))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_configuration_on_the_same_folder_is_refused_with_the_difference(finished: RunFolder) -> None:
+    before = (finished.path / "metrics.jsonl").read_bytes()
+    config = config_for(finished.path, seed=6)
+    with pytest.raises(ConfigError, match=r"(?s)another configuration.*-seed: 5\n\+seed: 6"):
+        driver.train(config, deployment(config))
+    assert (finished.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose gap is the difference of two rewards."""
+    run = tmp_path_factory.mktemp("runs") / "difference"
+    return run_to_the_end(config_for(run, gap_reward={"variant": "difference"}))
+
+
+def test_the_difference_of_rewards_is_above_0_exactly_when_the_pair_is_ordered_rightly(ablation: RunFolder) -> None:
+    # R(x, y, y) is 0 by definition, so the whole order holds where r^{wl} > r^{lw}.
+    found = summary(ablation)["gap_reward"]
+    assert 0 < found["accuracy"] < 1
+    assert found["order_holds"] == found["accuracy"]
+
+
+def test_a_gap_that_is_a_difference_trains_nothing_and_takes_no_time(ablation: RunFolder) -> None:
+    assert not ablation.model("gap_reward").exists()
+    assert "gap_reward" not in {record["stage"] for record in read_metrics(ablation.path)}
+    assert summary(ablation)["seconds"].get("gap_reward", 0) == 0
+
+
+def test_models_that_are_given_ready_are_used_and_not_trained(finished: RunFolder, tmp_path: Path) -> None:
+    given = {stage: str(finished.model(stage)) for stage in (*REWARDS, *CAUSAL)}
+    folder = run_to_the_end(config_for(tmp_path / "ready", ready=given))
+    assert set(summary(folder)["seconds"]) == {"data", "evaluate"}
+    assert read_metrics(folder.path) == []
+    # The same models on the same prompts with the same draws.
+    assert summary(folder)["comparisons"] == summary(finished)["comparisons"]
+
+
+class MortalLearner(TorchLearner):
+    """Dies when it is asked to learn from drafts once more than it may."""
+
+    def __init__(self, life: int) -> None:
+        self.life = life
+
+    def start(self, spec: LearnerSpec, resume: Path | None) -> Resolved[None]:
+        self.improving = spec.ppo.phases[0].drafts != "none"
+        return super().start(spec, resume)
+
+    def learn(
+        self, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], kl_coefficient: float, seed: int
+    ) -> Resolved[Metrics]:
+        if self.improving:
+            self.life -= 1
+            if self.life < 0:
+                raise InfraError("learner/0 died")
+        return super().learn(rollouts, scores, reference, kl_coefficient, seed)
+
+
+class Mortal(InProcess):
+    """A deployment whose learner dies after `life` steps of the improver."""
+
+    def __init__(self, *arguments: Any, life: int) -> None:
+        super().__init__(*arguments)
+        self.life = life
+
+    def learner(self) -> TorchLearner:
+        return self._once("learner", lambda: MortalLearner(self.life))
+
+
+def without_time(folder: RunFolder) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in record.items() if not name.startswith("time")}
+        for record in read_metrics(folder.path)
+    ]
+
+
+def rollout_tables(folder: RunFolder) -> dict[str, dict[str, list[Any]]]:
+    files = sorted((folder.path / "rollouts").rglob("*.parquet"))
+    return {str(file.relative_to(folder.path)): pq.read_table(file).to_pydict() for file in files}
+
+
+def test_a_run_that_died_twice_ends_as_if_it_had_not(finished: RunFolder, tmp_path: Path) -> None:
+    config = config_for(tmp_path / "disturbed")
+    folder = RunFolder(config.run)
+    # In the second phase after a step that no checkpoint holds, then between the last two steps of the third.
+    for life, checkpoint in ((3, "step-000002-1"), (4, "step-000006-2")):
+        with pytest.raises(InfraError, match="learner/0 died"):
+            driver.train(config, deployment(config, Mortal, life=life))
+        assert max(path.name for path in (folder.stage("ppo_improver") / "checkpoints").iterdir()) == checkpoint
+        assert folder.seconds("ppo_policy") is not None
+        assert folder.seconds("ppo_improver") is None
+    run_to_the_end(config)
+    for stage in CAUSAL + REWARDS:
+        ours, theirs = (load_file(f.model(stage) / "model.safetensors") for f in (folder, finished))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), stage
+    assert without_time(folder) == without_time(finished)
+    assert rollout_tables(folder) == rollout_tables(finished)
+    ours, theirs = summary(folder), summary(finished)
+    assert ours | {"seconds": None} == theirs | {"seconds": None}
+
+
+def generated(
+    folder: RunFolder, shard_size: int, seed: int = 1, temperature: float = 0.8, longest: int = 12
+) -> Rollouts:
+    """Sixteen responses of the tuned policy."""
+    pool = TorchRollout(folder.model("ppo_policy"), Renderer.load(folder.stage("data") / "renderer").eos)
+    prompts = plain_prompts(read_pairs(folder.stage("data") / "rl.parquet"), np.arange(16), 100)
+    request = GenerateRequest(temperature=temperature, max_new_tokens=longest, seed=seed, shard_size=shard_size)
+    return pool.generate(prompts, request).result()
+
+
+def test_sampled_logprobs_are_the_models_at_the_temperature(finished: RunFolder) -> None:
+    rollouts = generated(finished, shard_size=5)
+    model = load_causal(finished.model("ppo_policy"), torch.float32)
+    for i in range(16):
+        context, response = rollouts.prompts.prompt[i], rollouts.response[i]
+        ids = torch.from_numpy(np.concatenate([context, response]).astype(np.int64))[None]
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, len(context) - 1 : -1] / 0.8
+        expected = torch.log_softmax(logits, -1)[range(len(response)), response]
+        np.testing.assert_allclose(rollouts.logprobs[i], expected.numpy(), atol=1e-4)
+
+
+def test_a_response_ends_with_the_end_token_exactly_when_it_finished(finished: RunFolder) -> None:
+    # Long and at a high temperature, so that an untrained model ends some responses and not others.
+    rollouts = generated(finished, shard_size=16, temperature=5.0, longest=200)
+    eos = Renderer.load(finished.stage("data") / "renderer").eos
+    assert 0 < rollouts.finished.sum() < 16
+    for row, done in zip(rollouts.response.rows(), rollouts.finished, strict=True):
+        assert (row[-1] == eos) == done
+        assert eos not in row[:-1]
+        assert done or len(row) == 200
+    assert rollouts.prompts.uid.tolist() == list(range(100, 116))
+
+
+def test_draws_depend_on_seed_and_shard_alone(finished: RunFolder) -> None:
+    torch.manual_seed(0)
+    first = generated(finished, shard_size=8)
+    torch.manual_seed(1)
+    again, other = generated(finished, shard_size=8), generated(finished, shard_size=8, seed=2)
+    assert again.response.values.tolist() == first.response.values.tolist()
+    assert other.response.values.tolist() != first.response.values.tolist()
+    # A shard draws the same with or without the others.
+    pool = TorchRollout(finished.model("ppo_policy"), Renderer.load(finished.stage("data") / "renderer").eos)
+    request = GenerateRequest(temperature=0.8, max_new_tokens=12, seed=1, shard_size=8)
+    second = pool.generate(first.prompts.take(np.arange(8, 16)), request).result()
+    assert second.response.values.tolist() == first.take(np.arange(8, 16)).response.values.tolist()
