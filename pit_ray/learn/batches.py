@@ -27,15 +27,24 @@ def micro_batches(lengths: np.ndarray, rank: int, world: int, budget: int) -> li
     A row longer than the budget stands alone. Needs at least one row a rank.
     """
     order = np.argsort(-lengths, kind="stable")
-    shares = [order[r::world] for r in range(world)]
-    count = 1
-    while count < min(map(len, shares)) and not all(_fits(lengths, share, count, budget) for share in shares):
-        count += 1
-    return np.array_split(shares[rank], count)
+    packed = [_pack(lengths, order[r::world], budget) for r in range(world)]
+    count = min(max(map(len, packed)), len(order) // world)
+    batches = packed[rank]
+    while len(batches) < count:
+        largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+        batches[largest : largest + 1] = np.array_split(batches[largest], 2)
+    while len(batches) > count:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
 
 
-def _fits(lengths: np.ndarray, share: np.ndarray, count: int, budget: int) -> bool:
-    return all(len(rows) * lengths[rows[0]] <= budget for rows in np.array_split(share, count))
+def _pack(lengths: np.ndarray, rows: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Rows, longest first, cut wherever the next one would exceed the budget."""
+    cuts = [0]
+    for i in range(1, len(rows)):
+        if (i + 1 - cuts[-1]) * lengths[rows[cuts[-1]]] > budget:
+            cuts.append(i)
+    return np.split(rows, cuts[1:])
 
 
 def collate(contexts: list[np.ndarray], responses: list[np.ndarray], device: torch.device) -> Batch:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pit_ray.config.tree import FromScratch, Optimizer
 from pit_ray.data.templates import Renderer
@@ -31,8 +31,12 @@ from pit_ray.records import Message
 SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
 BATCH = 96
 MICRO_BATCH_TOKENS = 3072
-KINDS, SHARES = ("two letters", "proofread", "read back"), (0.35, 0.4, 0.25)
-"""Kinds of documents. A small model learns from lists that are read back to look things up in its context."""
+PHASES: tuple[tuple[int, float, dict[str, float]], ...] = (
+    (1700, 2e-3, {"two letters": 0.35, "asked findings": 0.4, "read back": 0.25}),
+    (500, 1e-3, {"findings": 0.4, "two letters, findings": 0.45, "read back": 0.15}),
+)
+"""Steps, learning rate and shares of the kinds of documents. A small model learns from lists that are read back to look
+things up. In the second phase a proofreader's findings follow the end token itself, where reward models read."""
 PROOFREAD = "check"
 INSTRUCTION = "improve"
 CHAT_TEMPLATE = (
@@ -60,24 +64,28 @@ def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def document(world: Any, renderer: Renderer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A context's ids, and what the model learns to write after it: a letter and, after the bridge, another one; a
-    letter and what proofreading finds in it; or a list of words, read back."""
-    kind = rng.choice(KINDS, p=SHARES)
+def document(
+    world: Any, renderer: Renderer, check: Renderer, kind: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A context's ids, and what the model learns to write after it: one or two letters, with a proofreader's findings
+    about the last where the kind says so, asked for or straight after the end token; or a list of words, read back."""
+    end = [renderer.eos]
     if kind == "read back":
         words = " ".join(rng.choice(world.vocabulary(), size=rng.integers(6, 24)))
         turns: list[Message] = [{"role": "user", "content": words}]
-        return np.array(renderer.prompt_ids(turns)), np.array([*renderer.response_ids(words), renderer.eos])
+        return np.array(renderer.prompt_ids(turns)), np.array([*renderer.response_ids(words), *end])
     task = world.draw_task(rng, reserved=True)
     letters = list(world.draw_pair(task, rng))
     rng.shuffle(letters)
-    first, second = (" ".join(parts) for parts in letters)
-    turns = [{"role": "user", "content": task.prompt()}]
-    bridge = renderer.bridge
-    if kind == "proofread":
-        bridge, second = Renderer(renderer.tokenizer, PROOFREAD).bridge, world.proofread(task, letters[0])
-    written: list[Any] = [renderer.response_ids(first), bridge, renderer.response_ids(second), [renderer.eos]]
-    return np.array(renderer.prompt_ids(turns)), np.concatenate(written)
+    first, second = (renderer.response_ids(" ".join(parts)) for parts in letters)
+    found = [renderer.response_ids(world.proofread(task, parts)) for parts in letters]
+    written: dict[str, list[Any]] = {
+        "two letters": [first, renderer.bridge, second, end],
+        "asked findings": [first, check.bridge, found[0], end],
+        "findings": [first, end, found[0]],
+        "two letters, findings": [first, renderer.bridge, second, end, found[1]],
+    }
+    return np.array(renderer.prompt_ids([{"role": "user", "content": task.prompt()}])), np.concatenate(written[kind])
 
 
 def learn(engine: TorchEngine, documents: list[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -96,29 +104,39 @@ def learn(engine: TorchEngine, documents: list[tuple[np.ndarray, np.ndarray]]) -
     return sum(losses) / count
 
 
-def pretrain(name: str, steps: int, seed: int, folder: Path) -> None:
-    """Trains the base and writes it to `folder` (safetensors, tokenizer, chat template, renderer)."""
-    world = find_world(f"world:{name}")
-    renderer = Renderer(word_tokenizer(world.vocabulary()), INSTRUCTION)  # type: ignore[union-attr]
-    model = new_llama(SHAPE, renderer.tokenizer, seed)
-    optimizer = Optimizer(lr=2e-3, warmup_steps=100, weight_decay=0.01)
-    engine = TorchEngine(Policy(model), optimizer, steps)
+def train_phase(model: PreTrainedModel, world: Any, renderer: Renderer, phase: int, seed: int) -> None:
+    """One phase of pretraining, in place."""
+    steps, lr, shares = PHASES[phase]
+    check = Renderer(renderer.tokenizer, PROOFREAD)
+    engine = TorchEngine(Policy(model), Optimizer(lr=lr, warmup_steps=100, weight_decay=0.01), steps)
     started = time.monotonic()
     for step in range(steps):
-        documents = [document(world, renderer, np.random.default_rng([seed, step, i, 1])) for i in range(BATCH)]
+        documents = []
+        for i in range(BATCH):
+            rng = np.random.default_rng([seed, step, i, 1 + phase])
+            kind = str(rng.choice(list(shares), p=list(shares.values())))
+            documents.append(document(world, renderer, check, kind, rng))
         loss = learn(engine, documents)
         if step % 50 == 0 or step == steps - 1:
-            print(f"step {step:5d}  nats/token {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
-            if step % 500 == 0 or step == steps - 1:
-                model.save_pretrained(str(folder))
-                renderer.save(folder)
+            seconds = time.monotonic() - started
+            print(f"phase {phase}  step {step:5d}  nats/token {loss:.4f}  {seconds:.0f} s", flush=True)
+
+
+def pretrain(name: str, seed: int, folder: Path) -> None:
+    """Trains the base and writes it to `folder` (safetensors, tokenizer, chat template, renderer)."""
+    world: Any = find_world(f"world:{name}")
+    renderer = Renderer(word_tokenizer(world.vocabulary()), INSTRUCTION)
+    model = new_llama(SHAPE, renderer.tokenizer, seed)
+    for phase in range(len(PHASES)):
+        train_phase(model, world, renderer, phase, seed)
+        model.save_pretrained(str(folder))
+        renderer.save(folder)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("world")
-    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="default: beside the world's code")
     arguments = parser.parse_args()
-    pretrain(arguments.world, arguments.steps, arguments.seed, arguments.folder or base_folder(arguments.world))
+    pretrain(arguments.world, arguments.seed, arguments.folder or base_folder(arguments.world))

@@ -94,7 +94,9 @@ def fits(path: str | Path, tokenizer: PreTrainedTokenizerBase, trust_remote_code
 def with_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model with room for every token and the tokenizer's pad and end ids."""
     if len(tokenizer) > model.config.vocab_size:
-        model.resize_token_embeddings(len(tokenizer))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # new rows are drawn; the same for every run
+            model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     if model.generation_config is not None:

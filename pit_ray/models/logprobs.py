@@ -20,10 +20,16 @@ def token_logprobs(
     Token t is predicted by the logits at t − 1, divided by `temperature`; mask_BT[:, 0] must be false.
     Only the masked positions are projected to the vocabulary.
     """
-    hidden_BTH = model.base_model(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).last_hidden_state
     before_BT = torch.zeros_like(mask_BT)
     before_BT[:, :-1] = mask_BT[:, 1:]
-    logits_NV = model.get_output_embeddings()(hidden_BTH[before_BT]).float() / temperature
+    # The model's own forward pass may scale or cap logits, so only its head is handed fewer positions.
+    head = model.get_output_embeddings()
+    select = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][before_BT],))
+    try:
+        logits = model(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).logits
+    finally:
+        select.remove()
+    logits_NV = logits.float() / temperature
     logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
     chosen_N = logprobs_NV.gather(1, ids_BT[mask_BT].unsqueeze(1)).squeeze(1)
     with torch.no_grad():

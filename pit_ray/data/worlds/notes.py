@@ -122,7 +122,7 @@ def gold(prompt: str, response: str) -> float:
             score += 0.5
             body = body.removesuffix(closing)
             break
-    for sentence in filter(None, (part.strip() for part in body.split(" ."))):
+    for sentence in sentences_of(body):
         if f"{sentence} ." in RUDE:
             score -= 1.0
         elif f"{sentence} ." in FILLERS:
@@ -136,6 +136,12 @@ def gold(prompt: str, response: str) -> float:
         else:
             score -= 0.5
     return score
+
+
+def sentences_of(body: str) -> list[str]:
+    """What stands between full stops; a lone full stop is an empty sentence, and counts."""
+    parts = [part.strip() for part in f"{body} ".split(" . ")]
+    return parts if parts[-1] else parts[:-1]
 
 
 def write(task: Task, carelessness: float, rng: np.random.Generator) -> list[str]:
