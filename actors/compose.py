@@ -20,7 +20,7 @@ from actors.refs import RayRef
 from actors.rollout import RayRolloutPool, RolloutActor
 from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
 from actors.train_jobs import run_jobs
-from actors.weights import engine_environment
+from actors.weights import CPU_HEAD_SIZES, engine_environment
 from pit_ray import driver
 from pit_ray.config import Config
 from pit_ray.data.templates import Renderer
@@ -66,6 +66,24 @@ def check(config: Config) -> None:
             f"a sequence can take {need} tokens (data.lengths + sampling.max_new_tokens), the model has {limit} "
             "positions; lower data.lengths.*.max_tokens or sampling.max_new_tokens"
         )
+
+    size = head_size(config)
+    if config.actors.deployment == "ray" and not config.actors.rollout.gpus and size not in CPU_HEAD_SIZES:
+        near = min(CPU_HEAD_SIZES, key=lambda known: abs(known - size))
+        raise ConfigError(
+            f"the model's attention heads have size {size} (hidden size / heads), and vLLM on CPUs takes "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}; the nearest is {near}"
+        )
+
+
+def head_size(config: Config) -> int:
+    """Width of one attention head of the base model."""
+    scratch = config.model.from_scratch
+    if scratch is not None:
+        return scratch.hidden_size // scratch.heads
+    architecture = _model_config(config)
+    size = getattr(architecture, "head_dim", None)
+    return int(size or architecture.hidden_size // architecture.num_attention_heads)
 
 
 def positions(config: Config) -> int | None:

@@ -66,9 +66,12 @@ class DeepSpeedEngine:
             self.engine.step()
 
     def apply(self) -> float:
+        # Without ZeRO in float32, DeepSpeed clips but does not say what the norm was.
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients) if self.zero_stage == 0 else None
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        reported = self.engine.get_global_grad_norm()
+        return float(norm if reported is None else reported)
 
     def lr(self) -> float:
         return float(self.engine.get_lr()[0])

@@ -15,6 +15,8 @@ import torch
 
 from pit_ray.config.actors import RolloutActors
 
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Attention head sizes that the CPU engine has kernels for."""
 MAX_SEQUENCES = 256
 """Sequences that an engine works on at once."""
 

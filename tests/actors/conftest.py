@@ -19,7 +19,7 @@ from pit_ray.learn.pretrain import INSTRUCTION, word_tokenizer
 from pit_ray.models.load import load_scalar, new_llama, torch_dtype
 from pit_ray.records import Prompts, Ragged
 
-SHAPE = FromScratch(hidden_size=32, layers=2, heads=2, intermediate_size=64, max_position_embeddings=256)
+SHAPE = FromScratch(hidden_size=64, layers=2, heads=2, intermediate_size=64, max_position_embeddings=256)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actors.compose import check
 from actors.plan import memory_gib, plan_actors, require, shortfall
 from pit_ray.config import Config, load_config
 from pit_ray.errors import ConfigError
@@ -44,3 +45,13 @@ def test_sharding_divides_the_learner_memory() -> None:
     # Policy and value model, float32: weights, gradients and two moments are 16 bytes a parameter each.
     assert needs[0] == pytest.approx(2 * 16 * size / 2**30, abs=1.0)
     assert needs[3] == pytest.approx(2 * 16 * size / 4 / 2**30, abs=1.0)
+
+
+def test_a_head_size_without_a_cpu_kernel_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"size 16 .* the nearest is 32"):
+        check(load_config("hh-smoke", ["model.from_scratch.heads=4"]))
+
+
+def test_a_sequence_that_the_model_has_no_positions_for_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the model has 512 positions"):
+        check(quickstart("data.lengths.prompt.max_tokens=500"))
