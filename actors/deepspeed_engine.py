@@ -68,10 +68,10 @@ class DeepSpeedEngine:
     def apply(self) -> float:
         # Without ZeRO in float32, DeepSpeed clips but does not say what the norm was.
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients) if self.zero_stage == 0 else None
+        norm = float(nn.utils.get_total_norm(gradients)) if self.zero_stage == 0 else float("nan")
         self.engine.step()
         reported = self.engine.get_global_grad_norm()
-        return float(norm if reported is None else reported)
+        return norm if reported is None else float(reported)
 
     def lr(self) -> float:
         return float(self.engine.get_lr()[0])
