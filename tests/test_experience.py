@@ -77,7 +77,7 @@ def plain(rows: Ragged) -> list[list[float]]:
     return [row.tolist() for row in rows.rows()]
 
 
-def close(found: Ragged, expected: list[list[float]]) -> None:
+def assert_close(found: Ragged, expected: list[list[float]]) -> None:
     assert found.lengths.tolist() == [len(row) for row in expected]
     np.testing.assert_allclose(found.values, np.concatenate(expected), rtol=1e-4, atol=1e-4)
 
@@ -85,7 +85,7 @@ def close(found: Ragged, expected: list[list[float]]) -> None:
 def test_a_return_is_the_score_at_the_end_less_the_kl_still_to_come(engine: TorchEngine, true_logprobs: Ragged) -> None:
     experience, _ = build(engine, true_logprobs)
     # Scores 1, −2 and, without an end token, 4 − 2; from each the KL from here on, halved.
-    close(
+    assert_close(
         experience.returns,
         [
             [1 - 0.625, 1 - 0.375, 1 - 0.5],
@@ -101,7 +101,7 @@ def test_with_lambda_0_a_return_is_this_tokens_reward_and_the_next_value(
     experience, _ = build(engine, true_logprobs, PPO.model_copy(update={"gae_lambda": 0.0}))
     rewards = [[-0.25, 0.125, 1 - 0.5], [0.0, -2 - 1.0], [0.5, -0.25, -0.125, 2 - 0.125]]
     following = [[*row[1:], 0.0] for row in plain(experience.values)]
-    close(experience.returns, [np.add(*rows).tolist() for rows in zip(rewards, following, strict=True)])
+    assert_close(experience.returns, [np.add(*rows).tolist() for rows in zip(rewards, following, strict=True)])
 
 
 def test_advantages_are_returns_less_values_whitened_over_all_tokens(
@@ -120,8 +120,8 @@ def test_logprobs_are_the_learners_and_weights_correct_for_the_sampler(
     engine: TorchEngine, true_logprobs: Ragged
 ) -> None:
     experience, metrics = build(engine, true_logprobs)
-    close(experience.logprobs, plain(true_logprobs))
-    close(experience.weights, [[1.0, 0.5, 1.2], [1.5, 1.0], [1.0, 1.0, 0.1, 1.4]])
+    assert_close(experience.logprobs, plain(true_logprobs))
+    assert_close(experience.weights, [[1.0, 0.5, 1.2], [1.5, 1.0], [1.0, 1.0, 0.1, 1.4]])
     assert metrics.mean("val/sampler_mismatch_max") == pytest.approx(math.log(10), rel=1e-3)
     assert metrics.mean("val/sampler_mismatch") == pytest.approx(np.abs(np.log(RATIO.values)).mean(), rel=1e-3)
 
@@ -135,7 +135,7 @@ def test_values_are_what_the_value_model_says_before_each_token(engine: TorchEng
             ids = [*prompt, *draft, *BRIDGE, *response]
             hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
             expected.append(model.score(hidden)[-len(response) - 1 : -1, 0].tolist())
-    close(experience.values, expected)
+    assert_close(experience.values, expected)
 
 
 def test_context_response_and_temperature_are_passed_on(engine: TorchEngine, true_logprobs: Ragged) -> None:
@@ -169,7 +169,7 @@ def test_experience_does_not_depend_on_micro_batches(engine: TorchEngine, true_l
     whole, _ = build(engine, true_logprobs)
     cut, _ = build(engine, true_logprobs, small)
     for name in ("logprobs", "values", "advantages", "returns"):
-        close(getattr(cut, name), plain(getattr(whole, name)))
+        assert_close(getattr(cut, name), plain(getattr(whole, name)))
 
 
 def test_the_learner_starts_from_its_own_experience_at_ratio_1(
@@ -185,4 +185,4 @@ def test_a_response_that_ended_is_not_punished(engine: TorchEngine, true_logprob
     strict, _ = build(engine, true_logprobs)
     without, _ = build(engine, true_logprobs, lenient)
     gained = replace(strict, returns=Ragged(without.returns.values - strict.returns.values, RESPONSES.offsets))
-    close(gained.returns, [[0, 0, 0], [0, 0], [2, 2, 2, 2]])
+    assert_close(gained.returns, [[0, 0, 0], [0, 0], [2, 2, 2, 2]])

@@ -33,7 +33,9 @@ def parameters(engine: TorchEngine) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in engine.module.parameters()])
 
 
-def same_whatever_the_budget(make: Callable[[], TorchEngine], step: Callable[[TorchEngine, int], Metrics]) -> None:
+def assert_same_whatever_the_budget(
+    make: Callable[[], TorchEngine], step: Callable[[TorchEngine, int], Metrics]
+) -> None:
     """The updated parameters and the metrics are equal up to float32 rounding for each of BUDGETS."""
     start, seen, updated = parameters(make()), [], []
     for budget in BUDGETS:
@@ -66,7 +68,7 @@ def new_actor_critic(causal: Path) -> TorchEngine:
 
 @pytest.mark.parametrize("bridge", [None, BRIDGE], ids=["policy", "improver"])
 def test_sft_does_not_depend_on_micro_batches(causal: Path, pairs: Pairs, bridge: np.ndarray | None) -> None:
-    same_whatever_the_budget(
+    assert_same_whatever_the_budget(
         partial(new_policy, causal), lambda engine, budget: sft.step(engine, pairs, bridge, EOS, budget)
     )
 
@@ -75,7 +77,7 @@ def test_sft_does_not_depend_on_micro_batches(causal: Path, pairs: Pairs, bridge
 def test_reward_training_does_not_depend_on_micro_batches(
     causal: Path, pairs: Pairs, bridge: np.ndarray | None
 ) -> None:
-    same_whatever_the_budget(
+    assert_same_whatever_the_budget(
         partial(new_reward, causal), lambda engine, budget: reward.step(engine, pairs, bridge, EOS, budget)
     )
 
@@ -202,7 +204,7 @@ def with_budget(budget: int) -> Ppo:
 
 def test_ppo_does_not_depend_on_micro_batches(causal: Path, pairs: Pairs) -> None:
     made = experience(causal, pairs)
-    same_whatever_the_budget(
+    assert_same_whatever_the_budget(
         partial(new_actor_critic, causal),
         # Only the first of the two steps starts from the experience's own policy.
         lambda engine, budget: ppo.step(engine, made, with_budget(budget), seed=1, ratio_tolerance=np.inf),

@@ -46,7 +46,7 @@ def by_loop(model: PreTrainedModel, temperature: float = 1.0) -> tuple[list[floa
     return logprobs, entropies
 
 
-def close(found: Tensor, expected: list[float] | Tensor) -> None:
+def assert_close(found: Tensor, expected: list[float] | Tensor) -> None:
     torch.testing.assert_close(found.double(), torch.as_tensor(expected).double(), rtol=1e-4, atol=1e-4)
 
 
@@ -61,15 +61,15 @@ def test_a_padded_batch_gives_what_each_sequence_gives_alone(model: PreTrainedMo
     with torch.no_grad():
         found, entropy = token_logprobs(model, *padded(sequences(), CONTEXTS, 10, 0), temperature)
     assert len(found) == sum(RESPONSES)
-    close(found, expected)
-    close(entropy, entropies)
+    assert_close(found, expected)
+    assert_close(entropy, entropies)
 
 
 def test_neither_padding_nor_what_it_is_filled_with_matters(model: PreTrainedModel) -> None:
     with torch.no_grad():
         tight, _ = token_logprobs(model, *padded(sequences(), CONTEXTS, 10, 0))
         wide, _ = token_logprobs(model, *padded(sequences(), CONTEXTS, 23, 17))
-    close(wide, tight)
+    assert_close(wide, tight)
 
 
 def test_batch_mates_do_not_matter(model: PreTrainedModel) -> None:
@@ -78,7 +78,7 @@ def test_batch_mates_do_not_matter(model: PreTrainedModel) -> None:
     with torch.no_grad():
         found, _ = token_logprobs(model, *padded(sequences(), CONTEXTS, 10, 0))
         other, _ = token_logprobs(model, *padded(mates, CONTEXTS, 10, 0))
-    close(other[: RESPONSES[0]], found[: RESPONSES[0]])
+    assert_close(other[: RESPONSES[0]], found[: RESPONSES[0]])
     assert not torch.allclose(other[RESPONSES[0] :], found[RESPONSES[0] :])
 
 
@@ -113,4 +113,4 @@ def test_every_architecture_keeps_what_it_does_to_its_logits(name: str) -> None:
             if parameter.dim() > 1:
                 parameter.mul_(8)
         found, _ = token_logprobs(model, *padded(sequences(), CONTEXTS, 10, 0))
-    close(found, by_loop(model)[0])
+    assert_close(found, by_loop(model)[0])
