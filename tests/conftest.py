@@ -24,7 +24,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     # Imported here, so that tests without a model do not pay for torch.
     from pit_ray.models.load import train_tokenizer
 
-    return train_tokenizer(["tell anna about the red lamp ; ask for the key", "dear anna , i saw the lamp ."], 280)
+    return train_tokenizer(["tell anna about the lamp ; ask for the key", "dear anna , i saw the lamp ."], 280)
 
 
 @pytest.fixture(scope="session")

@@ -164,9 +164,9 @@ def test_language_models_load_with_transformers(finished: RunFolder, stage: str)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "tell anna about the red lamp"}], add_generation_prompt=True, return_dict=False
+        [{"role": "user", "content": "tell anna about the lamp"}], add_generation_prompt=True, return_dict=False
     )
-    assert ids == Renderer.load(folder).prompt_ids([{"role": "user", "content": "tell anna about the red lamp"}])
+    assert ids == Renderer.load(folder).prompt_ids([{"role": "user", "content": "tell anna about the lamp"}])
     written = model.generate(torch.tensor([ids]), max_new_tokens=3, do_sample=False)
     assert written.shape[1] > len(ids)
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id

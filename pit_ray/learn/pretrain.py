@@ -1,9 +1,9 @@
 """Makes the tiny base model that ships with a world, from a seed: python -m pit_ray.learn.pretrain notes
 
 Its text shares no prompt with any split: the world reserves a part of its prompts for it. A document is a prompt, a
-letter by a writer of any skill, and a second letter in no particular order of quality, or what a proofreader finds left
-out and not asked for; or a list of words, read back. So the base knows the language, and how to look up and compare
-what stands before it, as any pretrained model does, but not what people prefer.
+letter by a writer of any skill, a second letter in no particular order of quality, and what a proofreader notes below
+the last; or a list of words, read back. So the base knows the language, and how to look up and compare what stands
+before it, as any pretrained model does, but not what people prefer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from pit_ray.config.tree import FromScratch, Optimizer
 from pit_ray.data.templates import Renderer
@@ -29,15 +29,12 @@ from pit_ray.models.load import new_llama
 from pit_ray.records import Message
 
 SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
-BATCH = 96
+STEPS = 3000
+BATCH = 64
 MICRO_BATCH_TOKENS = 3072
-PHASES: tuple[tuple[int, float, dict[str, float]], ...] = (
-    (1700, 2e-3, {"two letters": 0.35, "asked findings": 0.4, "read back": 0.25}),
-    (500, 1e-3, {"findings": 0.4, "two letters, findings": 0.45, "read back": 0.15}),
-)
-"""Steps, learning rate and shares of the kinds of documents. A small model learns from lists that are read back to look
-things up. In the second phase a proofreader's findings follow the end token itself, where reward models read."""
-PROOFREAD = "check"
+OPTIMIZER = Optimizer(lr=2e-3, warmup_steps=100, weight_decay=0.01, micro_batch_tokens=MICRO_BATCH_TOKENS)
+SHARES = {"letter, letter": 0.15, "letter, findings": 0.35, "letter, letter, findings": 0.35, "read back": 0.15}
+"""Kinds of documents and their shares of a batch."""
 INSTRUCTION = "improve"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -64,28 +61,29 @@ def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def document(
-    world: Any, renderer: Renderer, check: Renderer, kind: str, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A context's ids, and what the model learns to write after it: one or two letters, with a proofreader's findings
-    about the last where the kind says so, asked for or straight after the end token; or a list of words, read back."""
-    end = [renderer.eos]
+def document(world: Any, renderer: Renderer, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A context's ids, and what the model learns to write after it."""
+    ids, end = renderer.response_ids, [renderer.eos]
     if kind == "read back":
         words = " ".join(rng.choice(world.vocabulary(), size=rng.integers(6, 24)))
-        turns: list[Message] = [{"role": "user", "content": words}]
-        return np.array(renderer.prompt_ids(turns)), np.array([*renderer.response_ids(words), *end])
+        return np.array(_prompt(renderer, words)), np.array(ids(words) + end)
     task = world.draw_task(rng, reserved=True)
     letters = list(world.draw_pair(task, rng))
     rng.shuffle(letters)
-    first, second = (renderer.response_ids(" ".join(parts)) for parts in letters)
-    found = [renderer.response_ids(world.proofread(task, parts)) for parts in letters]
-    written: dict[str, list[Any]] = {
-        "two letters": [first, renderer.bridge, second, end],
-        "asked findings": [first, check.bridge, found[0], end],
-        "findings": [first, end, found[0]],
-        "two letters, findings": [first, renderer.bridge, second, end, found[1]],
-    }
-    return np.array(renderer.prompt_ids([{"role": "user", "content": task.prompt()}])), np.concatenate(written[kind])
+    prompt, bridge = _prompt(renderer, task.prompt()), renderer.bridge.tolist()
+    first, second = (ids(" ".join(parts)) for parts in letters)
+    found = [ids(world.findings(task, parts, rng)) for parts in letters]
+    context, written = {
+        "letter, letter": (prompt, first + bridge + second + end),
+        "letter, findings": (prompt + first + end, found[0]),
+        "letter, letter, findings": (prompt + first + bridge + second + end, found[1]),
+    }[kind]
+    return np.array(context), np.array(written)
+
+
+def _prompt(renderer: Renderer, text: str) -> list[int]:
+    turns: list[Message] = [{"role": "user", "content": text}]
+    return renderer.prompt_ids(turns)
 
 
 def learn(engine: TorchEngine, documents: list[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -104,33 +102,23 @@ def learn(engine: TorchEngine, documents: list[tuple[np.ndarray, np.ndarray]]) -
     return sum(losses) / count
 
 
-def train_phase(model: PreTrainedModel, world: Any, renderer: Renderer, phase: int, seed: int) -> None:
-    """One phase of pretraining, in place."""
-    steps, lr, shares = PHASES[phase]
-    check = Renderer(renderer.tokenizer, PROOFREAD)
-    engine = TorchEngine(Policy(model), Optimizer(lr=lr, warmup_steps=100, weight_decay=0.01), steps)
-    started = time.monotonic()
-    for step in range(steps):
-        documents = []
-        for i in range(BATCH):
-            rng = np.random.default_rng([seed, step, i, 1 + phase])
-            kind = str(rng.choice(list(shares), p=list(shares.values())))
-            documents.append(document(world, renderer, check, kind, rng))
-        loss = learn(engine, documents)
-        if step % 50 == 0 or step == steps - 1:
-            seconds = time.monotonic() - started
-            print(f"phase {phase}  step {step:5d}  nats/token {loss:.4f}  {seconds:.0f} s", flush=True)
-
-
 def pretrain(name: str, seed: int, folder: Path) -> None:
     """Trains the base and writes it to `folder` (safetensors, tokenizer, chat template, renderer)."""
     world: Any = find_world(f"world:{name}")
     renderer = Renderer(word_tokenizer(world.vocabulary()), INSTRUCTION)
     model = new_llama(SHAPE, renderer.tokenizer, seed)
-    for phase in range(len(PHASES)):
-        train_phase(model, world, renderer, phase, seed)
-        model.save_pretrained(str(folder))
-        renderer.save(folder)
+    engine = TorchEngine(Policy(model), OPTIMIZER, STEPS)
+    started = time.monotonic()
+    for step in range(STEPS):
+        documents = []
+        for i in range(BATCH):
+            rng = np.random.default_rng([seed, step, i])
+            documents.append(document(world, renderer, str(rng.choice(list(SHARES), p=list(SHARES.values()))), rng))
+        loss = learn(engine, documents)
+        if step % 50 == 0 or step == STEPS - 1:
+            print(f"step {step:5d}  nats/token {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+    model.save_pretrained(str(folder))
+    renderer.save(folder)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_two_workers_two_ranks_zero_3(tmp_path: Path) -> None:
     pit_ray("train", "recipe.yaml", "run=run", cwd=tmp_path)
     assert (run / "metrics.jsonl").read_text() == before, "a finished run must not train again"
 
-    prompt = "tell anna about the red lamp , the late boat , the quiet garden ; ask for the key"
+    prompt = "tell anna about the lamp , the boat , the garden ; ask for the key"
     rows = [{"prompt": prompt, "draft": "dear anna .", "id": 1}, {"prompt": prompt, "id": 2}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pit_ray("improve", "run", "--file", "in.jsonl", "--output", "out.jsonl", "--iterations", "2", cwd=tmp_path)

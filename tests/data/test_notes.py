@@ -15,8 +15,8 @@ from pit_ray.data.worlds.notes import Task, draw_task, gold, parse, vocabulary
 from pit_ray.errors import ConfigError
 from pit_ray.records import PreferencePair
 
-PROMPT = "tell anna about the red lamp , the late boat , the quiet garden ; ask for the key"
-THINGS = "here is the red lamp . i saw the late boat . i like the quiet garden ."
+PROMPT = "tell anna about the lamp , the boat , the garden ; ask for the key"
+THINGS = "here is the lamp . i saw the boat . i like the garden ."
 WISH = "please send the key ."
 BEST = f"dear anna , {THINGS} {WISH} best wishes"
 """Greeting 1, three things 3, wish 1, closing ½."""
@@ -24,8 +24,7 @@ BEST = f"dear anna , {THINGS} {WISH} best wishes"
 LETTERS = {
     "nothing wrong": (BEST, 5.5),
     "other words for the same": (
-        "hello anna , i saw the red lamp . here is the late boat . here is the quiet garden . please bring the key . "
-        "see you soon",
+        "hello anna , i saw the lamp . here is the boat . here is the garden . please bring the key . see you soon",
         5.5,
     ),
     "another order": (f"dear anna , {WISH} {THINGS} best wishes", 5.5),
@@ -35,13 +34,14 @@ LETTERS = {
     "no greeting": (f"{THINGS} {WISH} best wishes", 4.5),
     "a wrong name": (f"dear ben , {THINGS} {WISH} best wishes", 4.0),
     "a greeting too late": (f"{THINGS} dear anna , {WISH} best wishes", 3.0),
-    "a thing left out": (BEST.replace("i saw the late boat . ", ""), 4.5),
-    "a thing repeated": (BEST.replace(THINGS, f"{THINGS} i saw the red lamp ."), 5.0),
-    "a thing repeated twice": (BEST.replace(THINGS, f"{THINGS} {THINGS} i saw the red lamp ."), 3.5),
-    "a stranger": (BEST.replace(THINGS, f"{THINGS} i saw the red coat ."), 5.0),
-    "a wrong adjective": (BEST.replace("red lamp", "late lamp"), 4.0),
-    "adjectives exchanged": (BEST.replace("red lamp", "late lamp").replace("late boat", "red boat"), 2.5),
-    "a thing without a verb": (BEST.replace("here is the red lamp", "the red lamp"), 4.0),
+    "a thing left out": (BEST.replace("i saw the boat . ", ""), 4.5),
+    "a thing repeated": (BEST.replace(THINGS, f"{THINGS} i saw the lamp ."), 5.0),
+    "a thing repeated twice": (BEST.replace(THINGS, f"{THINGS} {THINGS} i saw the lamp ."), 3.5),
+    "a stranger": (BEST.replace(THINGS, f"{THINGS} i saw the coat ."), 5.0),
+    "a stranger instead": (BEST.replace("lamp", "coat"), 4.0),
+    "a thing with an adjective": (BEST.replace("lamp", "red lamp"), 4.0),
+    "the wish told about": (BEST.replace(THINGS, f"{THINGS} i saw the key ."), 5.0),
+    "a thing without a verb": (BEST.replace("here is the lamp", "the lamp"), 4.0),
     "no wish": (f"dear anna , {THINGS} best wishes", 4.5),
     "another wish": (BEST.replace("send the key", "send the lamp"), 4.0),
     "the wish repeated": (BEST.replace(WISH, f"{WISH} please bring the key ."), 5.0),
@@ -52,7 +52,7 @@ LETTERS = {
     "rude twice": (BEST.replace(WISH, f"do not be so slow . {WISH} you are a fool ."), 3.5),
     "padding": (BEST.replace(WISH, f"{WISH} it is what it is ."), 5.25),
     "padding twice": (BEST.replace(WISH, f"as i said before . {WISH} and so it goes ."), 5.0),
-    "the prompt copied": (BEST.replace(THINGS, f"tell anna about the red lamp . {THINGS}"), 5.0),
+    "the prompt copied": (BEST.replace(THINGS, f"tell anna about the lamp . {THINGS}"), 5.0),
     "no sentence at all": (BEST.replace(THINGS, f"lamp lamp the the . {THINGS}"), 5.0),
     "two sentences run together": (BEST.replace("lamp .", "lamp"), 3.0),
 }
@@ -74,8 +74,8 @@ TASKS = st.integers(0, 2**32).map(lambda seed: draw_task(np.random.default_rng(s
 @given(TASKS)
 def test_a_prompt_says_its_task(task: Task) -> None:
     assert parse(task.prompt()) == task
-    assert 3 <= len(task.things) <= 4
-    assert len({noun for _, noun in task.things} | {task.wish}) == len(task.things) + 1
+    assert 3 <= len(task.things) <= 5
+    assert len({*task.things, task.wish}) == len(task.things) + 1
 
 
 def test_a_text_that_is_no_prompt_is_refused() -> None:
@@ -132,24 +132,22 @@ def sentences(letter: str) -> list[str]:
     return re.findall(r"[^.]*\S \.", body)
 
 
-def words_after_the(sentence: str) -> list[str]:
-    return sentence.removesuffix(" .").rpartition(" the ")[2].split()
+def after_the(sentence: str) -> str:
+    return sentence.removesuffix(" .").rpartition(" the ")[2]
 
 
 def faults(task: Task, letter: str) -> set[str]:
     """What is wrong with a letter, by name."""
     said = [sentence.strip() for sentence in sentences(letter)]
-    named = [tuple(words_after_the(s)) for s in said if re.match(r"(here is|i saw|i like) the", s)]
-    wishes = [words_after_the(s)[0] for s in said if s.startswith("please")]
-    nouns = {noun for _, noun in task.things}
+    named = [after_the(s) for s in said if re.match(r"(here is|i saw|i like) the", s)]
+    wishes = [after_the(s) for s in said if s.startswith("please")]
     greeting = re.match(r"(?:dear|hello) (\w+) ,", letter)
     found = {
         "no greeting": greeting is None,
         "wrong name": greeting is not None and greeting[1] != task.name,
         "thing left out": not set(task.things) <= set(named),
         "thing repeated": len(set(named)) < len(named),
-        "wrong adjective": any(noun in nouns and (adjective, noun) not in task.things for adjective, noun in named),
-        "stranger": any(noun not in nouns for _, noun in named),
+        "stranger": any(noun not in task.things for noun in named),
         "no wish": not wishes,
         "wrong wish": any(wish != task.wish for wish in wishes),
         "wish repeated": len(wishes) > len(set(wishes)),
@@ -171,7 +169,7 @@ def test_every_fault_occurs_and_so_do_letters_without_any(pairs: list[Preference
             counts[name] = counts.get(name, 0) + 1
         # A letter without a fault has all points, and one with a fault has not.
         assert (gold(task.prompt(), letter) == len(task.things) + 2.5) == (not wrong)
-    assert len(counts) == 13
+    assert len(counts) == 12
     assert min(counts.values()) >= 20
     assert flawless >= 20
 
@@ -183,6 +181,45 @@ def test_the_vocabulary_covers_every_text_once(pairs: list[PreferencePair]) -> N
     assert used <= set(words)
     assert "improve" in words
     assert not set("".join(words)) & set(" \n<>")
+
+
+def parts_of(letter: str) -> list[str]:
+    """A letter as the writers hand it to the proofreader: greeting, sentences, closing."""
+    return re.findall(r"(?:dear|hello) \w+ ,|\S[^.]* \.|best wishes|see you soon", letter)
+
+
+PROOFREAD = {
+    "nothing wrong": {"none"},
+    "a greeting alone": {"lamp left out", "boat left out", "garden left out", "key left out"},
+    "a wrong name": {"ben unasked", "anna left out"},
+    "a thing left out": {"boat left out"},
+    "a thing repeated": {"lamp again"},
+    "a stranger instead": {"coat unasked", "lamp left out"},
+    "no wish": {"key left out"},
+    "another wish": {"lamp unasked", "key left out"},
+    "the wish repeated": {"key again"},
+    "the wish told about": {"key unasked"},
+    "rude": {"none"},
+    "padding": {"none"},
+    "the prompt copied": {"none"},
+}
+
+
+@pytest.mark.parametrize("name", PROOFREAD)
+def test_the_proofreader_by_hand(name: str) -> None:
+    task, parts = parse(PROMPT), parts_of(LETTERS[name][0])
+    assert " ".join(parts) == LETTERS[name][0]
+    found = {notes.findings(task, parts, np.random.default_rng(seed)) for seed in range(40)}
+    assert all(set(text.split(" , ")) == PROOFREAD[name] for text in found)
+    assert {text.split(" , ")[0] for text in found} == PROOFREAD[name]  # any of them may come first
+
+
+def test_the_proofreaders_words_are_in_the_vocabulary() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        task = draw_task(rng, reserved=True)
+        for parts in notes.draw_pair(task, rng):
+            assert set(notes.findings(task, parts, rng).split()) <= set(vocabulary())
 
 
 def test_worlds_are_found_by_name() -> None:

@@ -87,7 +87,7 @@ def test_a_response_is_its_text_and_nothing_else(renderers: dict[str, Renderer],
 
 
 CONVERSATIONS: list[list[Message]] = [
-    [user("tell anna about the red lamp")],
+    [user("tell anna about the lamp")],
     [user("hello"), assistant("dear anna , here is"), user("the boat .")],
     [{"role": "system", "content": "be quiet"}, user("  spaced\n")],
 ]
@@ -124,7 +124,7 @@ def test_the_bridge_is_what_the_template_puts_between_a_draft_and_its_revision(
     renderers: dict[str, Renderer], name: str
 ) -> None:
     renderer = renderers[name]
-    asked, draft = user("tell anna about the red lamp"), "here is the red lamp ."
+    asked, draft = user("tell anna about the lamp"), "here is the lamp ."
     asked_again = [asked, assistant(draft), user(renderer.improve_instruction)]
     together = [*renderer.prompt_ids([asked]), *renderer.response_ids(draft), *renderer.bridge.tolist()]
     assert together == renderer.prompt_ids(asked_again)
@@ -143,7 +143,7 @@ def test_bridges_in_words(renderers: dict[str, Renderer]) -> None:
 def test_a_context_is_prompt_draft_and_bridge(renderers: dict[str, Renderer], name: str) -> None:
     renderer = renderers[name]
     asked = [renderer.prompt_ids([user(text)]) for text in ("dear anna", "the lamp")]
-    drafts = [renderer.response_ids(text) for text in ("here is", "i saw the red lamp .")]
+    drafts = [renderer.response_ids(text) for text in ("here is", "i saw the lamp .")]
     plain = Prompts(np.arange(2), Ragged.of(asked), Ragged.of([[], []]), np.zeros(2, dtype=np.int8))
     improving = with_drafts(plain, Ragged.of(drafts), POLICY, renderer.bridge)
     assert [row.tolist() for row in plain.contexts().rows()] == asked

@@ -1,6 +1,6 @@
 """The world "notes": short letters that must say what was asked, and nothing else.
 
-A prompt names a recipient, three or four things and a wish. Writers of all skills answer, with every fault that
+A prompt names a recipient, three to five things and a wish. Writers of all skills answer, with every fault that
 reinforcement learning could later exploit: leaving out, repeating, padding, strangers (things nobody asked for),
 wrong names and words, rudeness, copying the prompt, running on. Preferences are noisy draws from the gold score.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,24 +16,16 @@ import numpy as np
 from pit_ray.records import PreferencePair
 
 NAME = "notes"
-NAMES = tuple(
-    "anna ben clara david emma felix greta hugo iris jonas karin leo maria nils olga paul rosa simon tina "
-    "viktor".split()
-)
+NAMES = ("anna", "ben", "clara", "david", "emma", "felix", "greta", "hugo", "iris", "jonas")
 NOUNS = tuple(
     "lamp boat garden key letter clock bridge river table window horse kitchen market ladder piano basket mirror "
-    "train tower coat bell road wagon stove field candle violin kettle parcel fence".split()
-)
-ADJECTIVES = tuple(
-    "red late quiet old new broken clean dark warm cold empty full heavy light lost green blue small tall wet dry "
-    "ready closed open".split()
+    "train tower coat".split()
 )
 GREETINGS = ("dear", "hello")
 OPENERS = ("here is", "i saw", "i like")
 WISHES = ("please send", "please bring")
 CLOSINGS = ("best wishes", "see you soon")
 RUDE = ("you are a fool .", "do not be so slow .")
-NUMBERS = ("none", "one", "two", "three", "four", "five", "many")
 FILLERS = ("it is what it is .", "as i said before .", "and so it goes .")
 
 LABEL_SHARPNESS = 2.0
@@ -48,13 +39,18 @@ class Task:
     """What a prompt asks for."""
 
     name: str
-    things: tuple[tuple[str, str], ...]
-    """(adjective, noun), all different."""
+    things: tuple[str, ...]
+    """Nouns, all different, and none of them the wish."""
     wish: str
 
     def prompt(self) -> str:
-        things = " , ".join(f"the {adjective} {noun}" for adjective, noun in self.things)
+        things = " , ".join(f"the {thing}" for thing in self.things)
         return f"tell {self.name} about {things} ; ask for the {self.wish}"
+
+    @property
+    def owed(self) -> tuple[str, ...]:
+        """What a letter must say, each once."""
+        return (*(f"the {thing}" for thing in self.things), f"ask for the {self.wish}")
 
     @property
     def reserved(self) -> bool:
@@ -63,7 +59,7 @@ class Task:
 
 
 _PROMPT = re.compile(r"tell (\w+) about ([^;]+) ; ask for the (\w+)")
-_THING = re.compile(r"(?:here is|i saw|i like) the (\w+) (\w+)$")
+_THING = re.compile(r"(?:here is|i saw|i like) the (\w+)$")
 _WISH = re.compile(r"please (?:send|bring) the (\w+)$")
 _GREETING = re.compile(r"(?:dear|hello) (\w+)$")
 
@@ -73,7 +69,7 @@ def parse(prompt: str) -> Task:
     match = _PROMPT.search(prompt)  # a rendered prompt may hold more than the user's turn
     if not match:
         raise ValueError(f"not a prompt of the world '{NAME}': {prompt!r}")
-    things = tuple((words[1], words[2]) for words in (thing.split() for thing in match[2].split(" , ")))
+    things = tuple(thing.strip().removeprefix("the ") for thing in match[2].split(" , "))
     return Task(match[1], things, match[3])
 
 
@@ -86,21 +82,18 @@ def vocabulary() -> list[str]:
         *CLOSINGS,
         *RUDE,
         *FILLERS,
-        "tell about the , ; ask for the . improve check left out wrong :",
-        " ".join(NUMBERS),
+        "tell about the , ; ask for the . improve left out unasked again none",
     ]
-    words = [word for phrase in phrases for word in phrase.split()] + [*NAMES, *NOUNS, *ADJECTIVES]
+    words = [word for phrase in phrases for word in phrase.split()] + [*NAMES, *NOUNS]
     return list(dict.fromkeys(words))
 
 
 def draw_task(rng: np.random.Generator, reserved: bool) -> Task:
     """A random task, from the pretraining share of the prompts or from the rest."""
     while True:
-        count = int(rng.integers(3, 5))
-        nouns = rng.choice(NOUNS, size=count + 1, replace=False)
-        adjectives = rng.choice(ADJECTIVES, size=count, replace=False)
-        things = tuple((str(a), str(n)) for a, n in zip(adjectives, nouns[:count], strict=True))
-        task = Task(str(rng.choice(NAMES)), things, str(nouns[count]))
+        count = int(rng.integers(3, 6))
+        *things, wish = (str(noun) for noun in rng.choice(NOUNS, size=count + 1, replace=False))
+        task = Task(str(rng.choice(NAMES)), tuple(things), wish)
         if task.reserved == reserved:
             return task
 
@@ -109,8 +102,8 @@ def gold(prompt: str, response: str) -> float:
     """+1 for the right greeting, each thing once, the wish once; +0.5 for a closing at the end; −0.5 for every other
     sentence that is wrong, repeated, strange or no sentence at all; −0.25 for padding; −1 for rudeness."""
     task = parse(prompt)
-    owed = set(task.things)
-    score, wished = 0.0, False
+    owed = set(task.owed)
+    score = 0.0
     body = response.strip()
     greeting, comma, rest = body.partition(" ,")
     match = _GREETING.match(greeting.strip())
@@ -127,11 +120,8 @@ def gold(prompt: str, response: str) -> float:
             score -= 1.0
         elif f"{sentence} ." in FILLERS:
             score -= 0.25
-        elif (thing := _THING.match(sentence)) and (thing[1], thing[2]) in owed:
-            owed.remove((thing[1], thing[2]))
-            score += 1.0
-        elif (wish := _WISH.match(sentence)) and wish[1] == task.wish and not wished:
-            wished = True
+        elif (item := _item(sentence)) in owed:
+            owed.remove(item)
             score += 1.0
         else:
             score -= 0.5
@@ -151,14 +141,14 @@ def write(task: Task, carelessness: float, rng: np.random.Generator) -> list[str
         return rng.random() < rate * carelessness
 
     greeting = f"{rng.choice(GREETINGS)} {rng.choice(NAMES) if slips(0.3) else task.name} ,"
-    sentences = [_thing(adjective, noun, slips, rng) for adjective, noun in task.things if not slips(0.5)]
+    sentences = [_sentence(rng.choice(NOUNS) if slips(0.3) else thing, rng) for thing in task.things if not slips(0.5)]
     if not slips(0.4):
         wish = rng.choice(NOUNS) if slips(0.3) else task.wish
         sentences.append(f"{rng.choice(WISHES)} the {wish} .")
     if rng.random() < 0.3:
         rng.shuffle(sentences)
     if slips(0.4):
-        sentences.insert(_place(sentences, rng), _sentence(rng.choice(ADJECTIVES), rng.choice(NOUNS), rng))
+        sentences.insert(_place(sentences, rng), _sentence(rng.choice(NOUNS), rng))
     while sentences and slips(0.45):
         sentences.insert(_place(sentences, rng), str(rng.choice(sentences)))
     if slips(0.4):
@@ -184,22 +174,20 @@ def edit(task: Task, parts: list[str], rng: np.random.Generator) -> list[str]:
     return [*greetings, *body, *closings] or other
 
 
-def proofread(task: Task, parts: list[str]) -> str:
-    """What a letter leaves out and how many of its sentences nobody asked for: a fact about prompt and letter, no
-    judgement. Tone, padding and form are passed over."""
-    owed = [f"the {adjective} {noun}" for adjective, noun in task.things] + [f"the {task.wish}"]
-    left_out, wrong = list(owed), 0
+def findings(task: Task, parts: list[str], rng: np.random.Generator) -> str:
+    """What a proofreader writes below a letter, in any order: each name and noun that is left out, unasked, or said
+    again. Facts about prompt and letter, no judgement: tone, padding and form are passed over."""
+    owed, found = [task.name, *task.owed], []
     for part in parts:
-        if part in CLOSINGS or part in RUDE or part in FILLERS:
-            continue
-        said = part.removesuffix(" .")
-        about = next((item for item in left_out if said.endswith(item) and _asks(said) == (item == owed[-1])), None)
-        if about is not None:
-            left_out.remove(about)
-        elif part != f"dear {task.name} ," and part != f"hello {task.name} ,":
-            wrong += 1
-    listed = " , ".join(left_out)
-    return f"{_number(len(left_out))} left out , {_number(wrong)} wrong : {listed}".strip()
+        greeting = _GREETING.match(part.removesuffix(" ,"))
+        item = greeting[1] if greeting else _item(part.removesuffix(" ."))
+        if item in owed:
+            owed.remove(item)
+        elif item is not None:
+            found.append(f"{_noun(item)} {'again' if item in (task.name, *task.owed) else 'unasked'}")
+    found += [f"{_noun(item)} left out" for item in owed]
+    rng.shuffle(found)
+    return " , ".join(found) or "none"
 
 
 def carelessness(rng: np.random.Generator) -> float:
@@ -229,20 +217,20 @@ def pairs(count: int, seed: int) -> list[PreferencePair]:
     return made
 
 
-def _thing(adjective: str, noun: str, slips: Callable[[float], bool], rng: np.random.Generator) -> str:
-    return _sentence(rng.choice(ADJECTIVES) if slips(0.35) else adjective, noun, rng)
+def _sentence(noun: str, rng: np.random.Generator) -> str:
+    return f"{rng.choice(OPENERS)} the {noun} ."
 
 
-def _sentence(adjective: str, noun: str, rng: np.random.Generator) -> str:
-    return f"{rng.choice(OPENERS)} the {adjective} {noun} ."
+def _item(sentence: str) -> str | None:
+    """What a sentence of a letter says or asks for, as in Task.owed; None when it does neither."""
+    if match := _THING.match(sentence):
+        return f"the {match[1]}"
+    match = _WISH.match(sentence)
+    return f"ask for the {match[1]}" if match else None
 
 
-def _asks(sentence: str) -> bool:
-    return sentence.startswith(WISHES)
-
-
-def _number(count: int) -> str:
-    return NUMBERS[min(count, len(NUMBERS) - 1)]
+def _noun(item: str) -> str:
+    return item.rpartition(" ")[2]
 
 
 def _place(sentences: list[str], rng: np.random.Generator) -> int:
