@@ -30,6 +30,8 @@ FILLERS = ("it is what it is .", "as i said before .", "and so it goes .")
 
 LABEL_SHARPNESS = 2.0
 """A pair is labelled by its gold order with probability σ(LABEL_SHARPNESS · gold difference)."""
+EDITED_SHARE = 0.85
+"""So many of the preference pairs are a letter and an edit of it; in the others two writers answer apart."""
 RESERVED_SHARE = 5
 """One prompt in so many belongs to the base model's pretraining text and never to a split."""
 
@@ -194,11 +196,12 @@ def carelessness(rng: np.random.Generator) -> float:
     return float(rng.beta(1.5, 2.0))
 
 
-def draw_pair(task: Task, rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Two responses to a task in parts, the second by another writer or an edit of the first."""
+def draw_pair(task: Task, rng: np.random.Generator, edited: float = 0.5) -> tuple[list[str], list[str]]:
+    """Two responses to a task in parts, the second an edit of the first with probability `edited`, else by another
+    writer."""
     first = write(task, carelessness(rng), rng)
     while True:
-        second = edit(task, first, rng) if rng.random() < 0.5 else write(task, carelessness(rng), rng)
+        second = edit(task, first, rng) if rng.random() < edited else write(task, carelessness(rng), rng)
         if second != first:
             return first, second
 
@@ -209,7 +212,7 @@ def pairs(count: int, seed: int) -> list[PreferencePair]:
     for uid in range(count):
         rng = np.random.default_rng([seed, uid])
         task = draw_task(rng, reserved=False)
-        first, second = (" ".join(parts) for parts in draw_pair(task, rng))
+        first, second = (" ".join(parts) for parts in draw_pair(task, rng, EDITED_SHARE))
         margin = LABEL_SHARPNESS * (gold(task.prompt(), first) - gold(task.prompt(), second))
         if rng.random() >= 1 / (1 + math.exp(-margin)):
             first, second = second, first
