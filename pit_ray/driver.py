@@ -74,7 +74,8 @@ def show(summary: dict, run: Path, report: Path) -> None:
     for sample in json.loads((run / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
         gold = [f"  gold {g:.2f}" for g in sample["golds"] or []] or [""] * 2
         lines = (("prompt  ", sample["prompt"], ""), ("draft   ", sample["draft"], gold[0]))
-        improved = ("improved", sample["revisions"][0], f"  gap {sample['gaps'][0]:+.2f}{gold[1]}")
+        stopped = "" if sample["kept"] else "  (the stopping rule keeps the draft)"
+        improved = ("improved", sample["revisions"][0], f"  gap {sample['gaps'][0]:+.2f}{gold[1]}{stopped}")
         console.print()
         for label, text, note in (*lines, improved):
             console.print(Text(f"{label}  {visible(text)}{note}"))
