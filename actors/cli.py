@@ -261,7 +261,7 @@ def _check_run(run: Path) -> None:
     if (run / "config.yaml").is_file():
         return
     others = sorted(str(config.parent) for config in run.parent.glob("*/config.yaml"))
-    hint = f"here are {', '.join(others)}" if others else "make one with: pit-ray train quickstart"
+    hint = f"here are {', '.join(others)}" if others else f"make one with: pit-ray train quickstart run={run}"
     raise DataError(f"{run}: no run folder (it has no config.yaml); {hint}")
 
 

@@ -79,4 +79,4 @@ def show(summary: dict, run: Path, report: Path) -> None:
         console.print()
         for label, text, note in (*lines, improved):
             console.print(Text(f"{label}  {visible(text)}{note}"))
-    console.print(Text(f"\nreport: {report}"))
+    console.print(Text(f"\nreport: {report}\nuse it: pit-ray improve {run} --prompt …"))

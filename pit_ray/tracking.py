@@ -30,6 +30,7 @@ SHOWN = (
     ("loss/sft", "loss", "{:7.4f}"),
     ("loss/reward", "loss", "{:7.4f}"),
     ("val/accuracy", "accuracy", "{:5.3f}"),
+    ("val/validation_accuracy", "accuracy on validation pairs", "{:5.3f}"),
     ("objective/kl", "kl", "{:5.1f}"),
     ("objective/gold", "gold", "{:5.2f}"),
     ("val/response_length", "len", "{:4.0f}"),
@@ -233,7 +234,8 @@ class _Progress:
         self._per_step = 0.0
 
     def advance(self, phase: str, step: int, values: dict[str, float]) -> None:
-        self.phase, self.done, self._values = phase, step + 1, values
+        # What is measured after the last step is recorded under the step that would follow.
+        self.phase, self.done, self._values = phase, min(step + 1, self.total or step + 1), values
         self._steps_here += 1
         # Steps before a resume are not this process's: time left follows from the steps that it made itself.
         self._per_step = (time.monotonic() - self._began) / self._steps_here

@@ -99,6 +99,14 @@ def test_plain_console_prints_one_unwrapped_line_per_step(tmp_path):
     ]
 
 
+def test_what_is_measured_after_the_last_step_is_shown_and_counts_no_step(tmp_path):
+    track, out = tracker(tmp_path)
+    track.begin("reward", 2)
+    track.log("reward", "", 1, Metrics.of(4, loss__reward=0.5))
+    track.log("reward", "", 2, Metrics.of(4, val__validation_accuracy=0.75))
+    assert out.getvalue().splitlines()[-1].split() == "reward 2/2 accuracy on validation pairs 0.750".split()
+
+
 def test_auto_is_live_on_a_terminal_and_plain_elsewhere(tmp_path):
     auto = Tracking(wandb=False, console="auto")
     outputs = []

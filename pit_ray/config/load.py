@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,6 +68,8 @@ def _find(recipe: str) -> Path:
         return shipped
     if path.is_file():
         return path
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"no recipe '{recipe}': there is no such file in {Path.cwd()}")
     near = difflib.get_close_matches(recipe, recipe_names(), n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise ConfigError(
@@ -95,7 +97,18 @@ def _explain(problem: Any) -> str:
     near = difflib.get_close_matches(str(last), known, n=1)
     nearest = ".".join([str(part) for part in parents] + near)
     hint = f"did you mean '{nearest}'?" if near else f"known here: {', '.join(known)}"
+    elsewhere = [] if near else [path for path in _paths(Config) if path.endswith(f".{last}")]
+    if elsewhere:
+        hint = f"did you mean {' or '.join(map(repr, elsewhere))}?"
     return f"unknown key '{location}': {hint}"
+
+
+def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted names of a section's keys and of all below them; lists of sections are left out."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _paths(field.annotation, f"{prefix}{name}.")
 
 
 def _section_at(parents: Sequence[str | int]) -> type[BaseModel]:

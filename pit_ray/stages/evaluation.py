@@ -35,7 +35,7 @@ class Written:
 def run(context: RunContext) -> None:
     """Samples, judges, compares; the stopping rule's margin is chosen on validation prompts alone."""
     evaluation = Evaluation(context)
-    context.tracker.begin("evaluate", 1)
+    context.tracker.begin("evaluate", 0)
     held_out, validation = context.pairs("held_out"), context.pairs("validation")
     sft_drafts = evaluation.responses(held_out, "sft_policy")
     ours, tuning = evaluation.improved(held_out, "held_out"), evaluation.improved(validation, "validation")

@@ -47,6 +47,17 @@ def test_misspelt_override_gets_the_nearest_right_key(wrong: str, right: str) ->
     assert f"did you mean '{right}'?" in str(caught.value)
 
 
+def test_a_key_without_its_section_gets_the_places_where_it_exists() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", ["kl.coefficient=1"])
+    assert "unknown key 'kl': did you mean 'ppo_policy.kl' or 'ppo_improver.kl'?" in str(caught.value)
+
+
+def test_a_recipe_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.yaml': there is no such file"):
+        load_config(str(tmp_path / "mine.yaml"))
+
+
 def test_misspelt_key_in_a_recipe_list_gets_the_nearest_right_key(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
