@@ -207,7 +207,7 @@ class Evaluation(Section):
     """The final comparison on held-out prompts."""
 
     temperature: PositiveFloat = 0.7
-    """For drafts and revisions alike."""
+    """For drafts and revisions alike; also for the drafts that the policy writes while the improver is trained."""
     iterations: PositiveInt = 3
     """How often the improver revises."""
     bootstrap: PositiveInt = 2000

@@ -185,7 +185,9 @@ def prompt_source(stage: PpoStage, phase: Phase) -> Callable[[PpoState], Prompts
 def sampled_drafts(stage: PpoStage, phase: Phase, prompts: Prompts) -> Prompts:
     """The prompts with drafts by the tuned policy; in a `self` phase with the improver's revisions of those."""
     context, bridge = stage.context, stage.context.renderer.bridge
-    request = context.request(stage.name, "drafts", phase.name, int(prompts.uid[0]))
+    # The temperature of later use, not of exploring: an improver must learn to keep what is right in such drafts.
+    temperature = context.config.evaluation.temperature
+    request = context.request(stage.name, "drafts", phase.name, int(prompts.uid[0]), temperature=temperature)
     request = replace(request, shard_size=stage.ppo.shard_size)
     stage.rollout.load(context.model("ppo_policy"), 0).result()
     drafted = without_end(stage.rollout.generate(prompts, request).result())
