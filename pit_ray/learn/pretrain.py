@@ -32,7 +32,7 @@ SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, m
 STEPS = 3000
 BATCH = 64
 MICRO_BATCH_TOKENS = 3072
-OPTIMIZER = Optimizer(lr=2e-3, warmup_steps=100, weight_decay=0.01, micro_batch_tokens=MICRO_BATCH_TOKENS)
+OPTIMIZER = Optimizer(lr=2e-3, warmup_steps=100, weight_decay=0.01)
 SHARES = {"letter, letter": 0.15, "letter, findings": 0.35, "letter, letter, findings": 0.35, "read back": 0.15}
 """Kinds of documents and their shares of a batch."""
 INSTRUCTION = "improve"

@@ -121,8 +121,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def llama_config(shape: FromScratch, vocab_size: int) -> LlamaConfig:
-    """The architecture of a `from_scratch` model, drawn with std 1/√hidden_size: with the usual 0.02, which suits wide
-    models, narrow ones stay at a plateau for thousands of steps."""
+    """The architecture of a `from_scratch` model, drawn with std 1/√hidden_size: the usual 0.02 suits wide models."""
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden_size,
