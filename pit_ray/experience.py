@@ -46,7 +46,14 @@ def build_experience(
         ),
         temperature=rollouts.temperature,
     )
-    return experience, _metrics(rollouts, score, logprobs, entropies, reference, kl, kl_coefficient)
+    seen = _metrics(rollouts, score, logprobs, entropies, reference, kl, kl_coefficient)
+    return experience, seen | Metrics.of(val__explained_variance=_explained(values.values, experience.returns.values))
+
+
+def _explained(values: np.ndarray, returns: np.ndarray) -> float:
+    """1 − Var(return − value) / Var(return) over all tokens: 1 for a perfect value model, 0 for a constant one."""
+    spread = float(returns.var())
+    return 1 - float((returns - values).var()) / spread if spread > 0 else 0.0
 
 
 def _forward(engine: Engine, contexts: Ragged, rollouts: Rollouts, budget: int) -> tuple[Ragged, Ragged, Ragged]:

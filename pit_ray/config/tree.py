@@ -167,8 +167,8 @@ class Ppo(Section):
     """Optimisation steps per pass."""
     clip: PositiveFloat = 0.2
     """Clip range of the policy ratio."""
-    value_clip: PositiveFloat = 0.2
-    """Clip range of the value update."""
+    value_clip: PositiveFloat | None = None
+    """Clip range of the value update, in units of reward. None: none."""
     value_coefficient: NonNegativeFloat = 0.5
     gamma: float = Field(1.0, gt=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -61,7 +62,7 @@ def _loss(
     columns = (experience.logprobs, experience.advantages, experience.weights, experience.values, experience.returns)
     old_N, advantages_N, weights_N, old_values_N, returns_N = (flat(c, at, engine.device) for c in columns)
     policy_loss, ratio_N = clipped_policy(logprobs_N, old_N, advantages_N, weights_N, ppo.clip)
-    value_loss = clipped_value(values_N, old_values_N, returns_N, ppo.value_clip)
+    value_loss = clipped_value(values_N, old_values_N, returns_N, ppo.value_clip or math.inf)
     with torch.no_grad():
         away = float((ratio_N - 1).abs().max())
         if ratio_tolerance is not None and away > ratio_tolerance:

@@ -55,6 +55,15 @@ def test_clipped_value_by_hand() -> None:
     assert values.grad.tolist() == pytest.approx([0.0, -1.5, -0.9, 0.0])
 
 
+def test_an_unlimited_value_clip_leaves_half_the_squared_error_and_its_whole_gradient() -> None:
+    values = tensor([4.0, -3.0, 0.5], requires_grad=True)
+    loss = clipped_value(values, torch.zeros(3), tensor([1.0, 1.0, 1.0]), clip=math.inf)
+    assert float(loss.detach()) == pytest.approx((9 + 16 + 0.25) / 2)
+    loss.backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == pytest.approx([3.0, -4.0, -0.5])
+
+
 def test_bradley_terry_by_hand() -> None:
     loss = bradley_terry(tensor([1.0, 5.0, 0.0]), tensor([0.0, 5.0, 2.0]))
     assert float(loss) == pytest.approx(COST[1] + COST[0] + COST[-2], abs=1e-6)
