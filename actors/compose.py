@@ -23,7 +23,9 @@ from actors.train_jobs import run_jobs
 from actors.weights import CPU_HEAD_SIZES, engine_environment
 from pit_ray import driver
 from pit_ray.config import Config
+from pit_ray.data.preferences import find_source
 from pit_ray.data.templates import Renderer
+from pit_ray.data.worlds import find_world
 from pit_ray.errors import ConfigError
 from pit_ray.in_process import InProcess
 from pit_ray.models.load import llama_config
@@ -59,6 +61,8 @@ def deploy(config: Config, folder: RunFolder) -> Deployment:
 
 def check(config: Config) -> None:
     """Refuses what cannot run, before anything starts."""
+    if find_world(config.data.source) is None:
+        find_source(config.data.source)
     limit = positions(config)
     need = longest_sequence(config)
     if limit is not None and need > limit:

@@ -69,6 +69,19 @@ def test_misspelt_key_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, capsys:
     assert said == "error: quickstart: unknown key 'sampling.temprature': did you mean 'sampling.temperature'?\n"
 
 
+def test_a_missing_data_file_is_named_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "harmless.jsonl").write_text("{}\n")
+    run = tmp_path / "run"
+    for options in (["--dry-run"], []):
+        wrong = f"data.source={tmp_path / 'harmles.jsonl'}"
+        assert run_main(monkeypatch, "train", "hh-smoke", f"run={run}", wrong, *options) == 2
+        assert "there is no 'harmles.jsonl'" in (said := capsys.readouterr().err)
+        assert "the nearest is 'harmless.jsonl'" in said
+    assert not run.exists()
+
+
 def test_recipes_are_listed_with_their_first_comment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

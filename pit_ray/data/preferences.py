@@ -79,7 +79,7 @@ def load_pairs(data: Data) -> LoadedPairs:
 
 
 def _rows(data: Data) -> Iterator[tuple[str, Row]]:
-    path = _local(data.source)
+    path = find_source(data.source)
     if path is None or path.is_dir() or path.name.lower().endswith(".parquet"):
         return _dataset_rows(data, path)
     if not path.name.lower().endswith(FILE_TYPES):
@@ -87,7 +87,7 @@ def _rows(data: Data) -> Iterator[tuple[str, Row]]:
     return _json_rows(path)
 
 
-def _local(source: str) -> Path | None:
+def find_source(source: str) -> Path | None:
     """The file or folder that `source` names; None for a hub name. DataError for a path where nothing is."""
     try:
         path = Path(source).expanduser() if source.startswith("~/") else Path(source)
