@@ -88,6 +88,7 @@ class Evaluation:
     def responses(self, pairs: Pairs, stage: str) -> Ragged:
         """What a stage's policy writes for the pairs' prompts."""
         context, rollout = self.context, self.context.deployment.rollout()
+        context.tracker.note(f"evaluate: {stage} answers {len(pairs)} prompts")
         rollout.load(context.model(stage), 0).result()
         request = context.request("evaluate", stage, temperature=context.config.evaluation.temperature)
         prompts = plain_prompts(pairs, np.arange(len(pairs)), 0)
@@ -96,6 +97,7 @@ class Evaluation:
     def revisions(self, prompts: Prompts, stage: str, iterations: int, split: str) -> list[Revisions]:
         """What a stage's improver makes of the prompts' drafts, with gaps."""
         context, rollout, gap = self.context, self.context.deployment.rollout(), self.context.deployment.reward()
+        context.tracker.note(f"evaluate: {stage} revises the policy's answers to {len(prompts)} {split} prompts")
         gap.load(context.gap_model(), context.gap_kind(), context.renderer.eos).result()
         rollout.load(context.model(stage), 0).result()
         request = context.request("evaluate", stage, split, temperature=context.config.evaluation.temperature)
