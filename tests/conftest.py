@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from pit_ray.config.tree import FromScratch
 from pit_ray.records import Pairs, Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# No time limit for one example: a busy machine would fail tests that have nothing to do with time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHAPE = FromScratch(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_position_embeddings=256)
 

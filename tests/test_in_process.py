@@ -320,6 +320,26 @@ def test_models_that_are_given_ready_are_used_and_not_trained(finished: RunFolde
     assert summary(folder)["comparisons"] == summary(finished)["comparisons"]
 
 
+def test_on_policy_drafts_are_sampled_at_the_temperature_of_later_use(finished: RunFolder, tmp_path: Path) -> None:
+    given = {stage: str(finished.model(stage)) for stage in (*REWARDS, *CAUSAL) if stage != "ppo_improver"}
+    phase = {"name": "from_policy", "drafts": "on_policy", "steps": 1}
+    improver = {"rollouts_per_step": PER_STEP, "shard_size": 4, "phases": [phase]}
+    cold = {"temperature": 1e-4, "iterations": 1, "bootstrap": 50, "examples": 1}
+    folder = run_to_the_end(config_for(tmp_path / "cold", ready=given, ppo_improver=improver, evaluation=cold))
+    table = pq.read_table(folder.path / "rollouts" / "ppo_improver" / "step-000000.parquet").to_pydict()
+    assert set(table["temperature"]) == {1.0}
+    renderer = Renderer.load(finished.stage("data") / "renderer")
+    policy: Any = load_causal(finished.model("ppo_policy"), torch.float32)
+    pairs = read_pairs(folder.stage("data") / "rl.parquet")
+    likeliest = {}
+    for prompt in pairs.prompt.rows():
+        if (text := renderer.text(prompt)) in table["prompt"]:
+            ids = torch.from_numpy(prompt.astype(np.int64))[None]
+            written = policy.generate(ids, max_new_tokens=10, do_sample=False)[0, len(prompt) :].numpy()
+            likeliest[text] = renderer.text(written[:-1] if written[-1] == renderer.eos else written)
+    assert [likeliest[prompt] for prompt in table["prompt"]] == table["draft"]
+
+
 class MortalLearner(TorchLearner):
     """Dies when it is asked to learn from drafts once more than it may."""
 
