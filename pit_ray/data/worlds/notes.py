@@ -28,7 +28,7 @@ CLOSINGS = ("best wishes", "see you soon")
 RUDE = ("you are a fool .", "do not be so slow .")
 FILLERS = ("it is what it is .", "as i said before .", "and so it goes .")
 
-LABEL_SHARPNESS = 2.0
+LABEL_SHARPNESS = 3.0
 """A pair is labelled by its gold order with probability σ(LABEL_SHARPNESS · gold difference)."""
 EDITED_SHARE = 0.85
 """So many of the preference pairs are a letter and an edit of it; in the others two writers answer apart."""
