@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,12 +73,14 @@ def show(summary: dict, run: Path, report: Path) -> None:
     """The Δ table and a few prompts with draft and improved response, on the console."""
     console = Console()
     console.print(delta_table([Comparison(**row) for row in summary["comparisons"]]))
+    console.print(Text(f"stopping rule: a revision is kept where its gap is above {summary['margin']:+.2f}"))
     for sample in json.loads((run / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
         gold = [f"  gold {g:.2f}" for g in sample["golds"] or []] or [""] * 2
         lines = (("prompt  ", sample["prompt"], ""), ("draft   ", sample["draft"], gold[0]))
-        stopped = "" if sample["kept"] else "  (the stopping rule keeps the draft)"
+        stopped = "" if sample["kept"] else "  (the draft is kept)"
         improved = ("improved", sample["revisions"][0], f"  gap {sample['gaps'][0]:+.2f}{gold[1]}{stopped}")
         console.print()
         for label, text, note in (*lines, improved):
             console.print(Text(f"{label}  {visible(text)}{note}"))
-    console.print(Text(f"\nreport: {report}\nuse it: pit-ray improve {run} --prompt …"))
+    program = "pit-ray" if shutil.which("pit-ray") else sys.argv[0]
+    console.print(Text(f"\nreport: {report}\nuse it: {program} improve {run} --prompt …"))

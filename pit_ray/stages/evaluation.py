@@ -37,7 +37,7 @@ def run(context: RunContext) -> None:
     evaluation = Evaluation(context)
     context.tracker.begin("evaluate", 0)
     held_out, validation = context.pairs("held_out"), context.pairs("validation")
-    sft_drafts = evaluation.responses(held_out, "sft_policy")
+    sft_drafts = evaluation.responses(held_out, "sft_policy", "held_out")
     ours, tuning = evaluation.improved(held_out, "held_out"), evaluation.improved(validation, "validation")
     sft_improver = evaluation.revisions(ours.prompts, "sft_improver", 1, "held_out")
     gap_reward = gap_order(context, held_out)
@@ -85,10 +85,10 @@ class Evaluation:
     def world(self):
         return find_world(self.context.config.data.source)
 
-    def responses(self, pairs: Pairs, stage: str) -> Ragged:
+    def responses(self, pairs: Pairs, stage: str, split: str) -> Ragged:
         """What a stage's policy writes for the pairs' prompts."""
         context, rollout = self.context, self.context.deployment.rollout()
-        context.tracker.note(f"evaluate: {stage} answers {len(pairs)} prompts")
+        context.tracker.note(f"evaluate: {stage} answers {len(pairs)} {split} prompts")
         rollout.load(context.model(stage), 0).result()
         request = context.request("evaluate", stage, temperature=context.config.evaluation.temperature)
         prompts = plain_prompts(pairs, np.arange(len(pairs)), 0)
@@ -105,7 +105,7 @@ class Evaluation:
 
     def improved(self, pairs: Pairs, split: str) -> Written:
         """The tuned policy's responses and the improver's revisions of them."""
-        drafts = self.responses(pairs, "ppo_policy")
+        drafts = self.responses(pairs, "ppo_policy", split)
         plain = plain_prompts(pairs, np.arange(len(pairs)), 0)
         prompts = with_drafts(plain, drafts, POLICY, self.context.renderer.bridge)
         rounds = self.revisions(prompts, "ppo_improver", self.context.config.evaluation.iterations, split)
