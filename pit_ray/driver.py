@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -82,5 +82,6 @@ def show(summary: dict, run: Path, report: Path) -> None:
         console.print()
         for label, text, note in (*lines, improved):
             console.print(Text(f"{label}  {visible(text)}{note}"))
-    program = "pit-ray" if shutil.which("pit-ray") else sys.argv[0]
+    # As a path, since make runs the command where no shell has its folder on the search path.
+    program = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
     console.print(Text(f"\nreport: {report}\nuse it: {program} improve {run} --prompt …"))
