@@ -11,7 +11,7 @@ from pit_ray.learn.engine import Engine
 from pit_ray.maths.correction import importance_weights
 from pit_ray.maths.gae import advantages
 from pit_ray.maths.kl import k1, k3
-from pit_ray.maths.masked import row_sums, whiten
+from pit_ray.maths.masked import explained_variance, row_sums, whiten
 from pit_ray.metrics import Metrics
 from pit_ray.records import Experience, Ragged, Rollouts, Scores
 
@@ -47,13 +47,8 @@ def build_experience(
         temperature=rollouts.temperature,
     )
     seen = _metrics(rollouts, score, logprobs, entropies, reference, kl, kl_coefficient)
-    return experience, seen | Metrics.of(val__explained_variance=_explained(values.values, experience.returns.values))
-
-
-def _explained(values: np.ndarray, returns: np.ndarray) -> float:
-    """1 − Var(return − value) / Var(return) over all tokens: 1 for a perfect value model, 0 for a constant one."""
-    spread = float(returns.var())
-    return 1 - float((returns - values).var()) / spread if spread > 0 else 0.0
+    explained = explained_variance(values.values, experience.returns.values)
+    return experience, seen | Metrics.of(val__explained_variance=explained)
 
 
 def _forward(engine: Engine, contexts: Ragged, rollouts: Rollouts, budget: int) -> tuple[Ragged, Ragged, Ragged]:

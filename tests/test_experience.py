@@ -116,16 +116,6 @@ def test_advantages_are_returns_less_values_whitened_over_all_tokens(
     assert np.corrcoef(raw, experience.advantages.values)[0, 1] == pytest.approx(1, abs=1e-5)
 
 
-def test_explained_variance_tells_a_good_value_model_from_a_constant_one(
-    engine: TorchEngine, true_logprobs: Ragged
-) -> None:
-    experience, metrics = build(engine, true_logprobs)
-    values, returns = experience.values.values, experience.returns.values
-    residuals = np.array([r - v for r, v in zip(returns, values, strict=True)])
-    expected = 1 - ((residuals - residuals.mean()) ** 2).sum() / ((returns - returns.mean()) ** 2).sum()
-    assert metrics.mean("val/explained_variance") == pytest.approx(expected, rel=1e-4)
-
-
 def test_logprobs_are_the_learners_and_weights_correct_for_the_sampler(
     engine: TorchEngine, true_logprobs: Ragged
 ) -> None:

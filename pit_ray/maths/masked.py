@@ -18,3 +18,10 @@ def row_sums(rows: Ragged) -> np.ndarray:
     """(n,) float64: the sum of each row; 0 for an empty one."""
     totals = np.concatenate([np.zeros(1), np.cumsum(rows.values, dtype=np.float64)])
     return totals[rows.offsets[1:]] - totals[rows.offsets[:-1]]
+
+
+def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+    """1 − Var(return − value) / Var(return): 1 for perfect values, 0 for constant ones, below 0 for worse. 0 where all
+    returns are equal."""
+    spread = float(returns.var())
+    return 1 - float((returns - values).var()) / spread if spread > 0 else 0.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_ray.maths.masked import row_sums, whiten
+from pit_ray.maths.masked import explained_variance, row_sums, whiten
 from pit_ray.records import Ragged
 
 ROWS = st.lists(st.lists(st.integers(-50, 50), max_size=6), max_size=8)
@@ -31,3 +31,12 @@ def test_whitened_values_have_mean_0_and_standard_deviation_1_over_the_batch(row
 
 def test_equal_values_whiten_to_0() -> None:
     assert whiten(Ragged.of([[3.0], [3.0, 3.0]], np.float32)).values.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_explained_variance_by_hand() -> None:
+    returns = np.array([1.0, 3.0, 5.0])
+    # A constant error is none: advantages are whitened.
+    worked = (([1, 3, 5], 1.0), ([2, 4, 6], 1.0), ([7, 7, 7], 0.0), ([2, 3, 4], 0.75), ([5, 3, 1], -3.0))
+    for values, expected in worked:
+        assert explained_variance(np.array(values, dtype=float), returns) == pytest.approx(expected)
+    assert explained_variance(returns, np.full(3, 2.0)) == 0.0
