@@ -41,6 +41,7 @@ class Revisions:
 
     responses: Ragged
     """Without end tokens."""
+    finished: np.ndarray
     gaps: np.ndarray
 
 
@@ -56,10 +57,11 @@ def revise(
     """`iterations` rounds, each revising what the round before wrote: y_{k+1} = M_PIT(x, y_k) (PIT §3.4)."""
     rounds = []
     for k in range(iterations):
-        written = pool.generate(prompts, replace(request, seed=derive_seed(request.seed, "revision", k)))
-        scores = gap.score(written)
-        responses = without_end(written.result())
-        rounds.append(Revisions(responses, scores.result().score))
+        writing = pool.generate(prompts, replace(request, seed=derive_seed(request.seed, "revision", k)))
+        scores = gap.score(writing)
+        written = writing.result()
+        responses = without_end(written)
+        rounds.append(Revisions(responses, written.finished, scores.result().score))
         source = np.full(len(prompts), IMPROVER, dtype=np.int8)
         prompts = replace(prompts, draft=responses, draft_source=source)
     return rounds

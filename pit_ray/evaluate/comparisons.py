@@ -36,6 +36,13 @@ class Comparison(BaseModel):
     """95 % interval of delta."""
 
 
+def outcomes(ours: np.ndarray, theirs: np.ndarray, tie: float = 1e-6) -> np.ndarray:
+    """(n,) int8: 1 where ours scored higher by more than `tie`, −1 where theirs did, else 0."""
+    # In double precision: between float32 scores `tie` would be lost in rounding.
+    ahead = ours.astype(np.float64) - theirs.astype(np.float64)
+    return (ahead > tie).astype(np.int8) - (ahead < -tie).astype(np.int8)
+
+
 def compare(
     name: str,
     judge: str,
@@ -59,9 +66,8 @@ def compare(
         raise ValueError(f"{name}: no prompts to compare")
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise ValueError(f"{name}: a score of {judge} is not finite")
-    # In double precision: between float32 scores `tie` would be lost in rounding.
-    ahead = ours.astype(np.float64) - theirs.astype(np.float64)
-    wins, losses = int((ahead > tie).sum()), int((ahead < -tie).sum())
+    outcome = outcomes(ours, theirs, tie)
+    wins, losses = int((outcome > 0).sum()), int((outcome < 0).sum())
     # A prompt counts only as won, lost or tied, so n prompts drawn with replacement are one multinomial draw.
     shares = np.array([wins, losses, n - wins - losses]) / n
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=resamples)

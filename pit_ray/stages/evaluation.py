@@ -5,68 +5,94 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from pit_ray.curriculum import CHOSEN, POLICY, plain_prompts, with_drafts
-from pit_ray.data.randomness import derive_seed
-from pit_ray.data.worlds import find_world
-from pit_ray.evaluate.comparisons import Comparison, compare
+from pit_ray.curriculum import POLICY, plain_prompts, with_drafts
+from pit_ray.data.parquet import write_table
+from pit_ray.data.worlds import World, find_world
+from pit_ray.evaluate.contests import compared, improver, scores_table
+from pit_ray.evaluate.gap_reward import GapMeasure, PairScores, eq1_order, gap_measures
+from pit_ray.evaluate.systems import System, health, picked
 from pit_ray.improve import Revisions, choose_margin, kept_revisions, revise, without_end
 from pit_ray.records import Pairs, Prompts, Ragged
 from pit_ray.roles import Resolved
 from pit_ray.run_folder import write_json
 from pit_ray.scoring import as_rollouts
 from pit_ray.stages.context import RunContext
+from pit_ray.tracking import read_metrics
 
-Scores = dict[str, np.ndarray]
-"""judge -> (n,) scores."""
+KL_STEPS = 5
+"""A stage's KL is the mean over so many of its last steps."""
 
-
-@dataclass(frozen=True)
-class Written:
-    """What the models wrote for one split: drafts[0] by the policy, drafts[k] after k revisions."""
-
-    prompts: Prompts
-    drafts: list[Ragged]
-    gaps: list[np.ndarray]
+Split = Literal["held_out", "validation"]
 
 
 def run(context: RunContext) -> None:
     """Samples, judges, compares; the stopping rule's margin is chosen on validation prompts alone."""
-    evaluation = Evaluation(context)
     context.tracker.begin("evaluate", 0)
-    held_out, validation = context.pairs("held_out"), context.pairs("validation")
-    sft_drafts = evaluation.responses(held_out, "sft_policy", "held_out")
-    ours, tuning = evaluation.improved(held_out, "held_out"), evaluation.improved(validation, "validation")
-    sft_improver = evaluation.revisions(ours.prompts, "sft_improver", 1, "held_out")
-    gap_reward = gap_order(context, held_out)
+    held_out, validation = Evaluated(context, "held_out"), Evaluated(context, "validation")
+    iterations = context.config.evaluation.iterations
+    written, gaps, tuned, tuned_gaps = sampled(context, held_out, validation)
+    # The gap model is still loaded.
+    labelled = held_out.labelled_pairs()
+    revised = held_out.pair_scores(written["improver_1"].responses, written["policy"].responses)
     context.deployment.reward().load(context.model("reward"), "reward", context.renderer.eos).result()
-    margin = choose_margin(tuning.gaps, [evaluation.judge(tuning.prompts, d)["reward"] for d in tuning.drafts])
-    judged = [evaluation.judge(ours.prompts, drafts) for drafts in ours.drafts]
-    kept = kept_revisions(ours.gaps, margin)
-    stopped = {judge: _at(kept, [scores[judge] for scores in judged]) for judge in judged[0]}
-    iterations = len(judged) - 1
-    compared = [
-        evaluation.compared("improver_vs_policy", k, False, judged[k], judged[0]) for k in range(1, iterations + 1)
-    ]
-    compared.append(evaluation.compared("improver_vs_policy", iterations, True, stopped, judged[0]))
-    by_sft = evaluation.judge(ours.prompts, sft_improver[0].responses)
-    compared.append(evaluation.compared("sft_improver_vs_policy", 1, False, by_sft, judged[0]))
-    sft_scores = evaluation.judge(ours.prompts, sft_drafts)
-    compared.append(evaluation.compared("policy_vs_sft_policy", 0, False, judged[0], sft_scores))
-    summary = {
-        "world": context.config.data.source.removeprefix("world:") if evaluation.world else None,
-        "seed": context.config.seed,
-        "comparisons": [c.model_dump(mode="json") for group in compared for c in group],
-        "gap_reward": gap_reward,
-        "margin": margin,
-        "means": means(context, held_out, evaluation, judged, sft_scores, by_sft, stopped),
-        "seconds": {},
-    }
+    margin = choose_margin(tuned_gaps, [validation.rewards(responses) for responses in tuned])
+    kept = kept_revisions(gaps, margin)
+    systems = all_systems(held_out, written, kept, iterations)
+    scores = {name: system.scores for name, system in systems.items()}
+    measures = gap_measures(context.config.gap_reward.variant, labelled, revised, scores)
     folder = context.folder.path / "evaluation"
-    write_json(folder / "summary.json", summary)
-    write_json(folder / "samples.json", samples(context, ours, judged, kept))
+    write_table(scores_table(held_out.pairs.uid, systems), folder / "outcomes.parquet")
+    write_json(folder / "samples.json", samples(held_out, systems, gaps, kept))
+    write_json(folder / "summary.json", summary(context, systems, labelled, measures, margin))
+
+
+def sampled(
+    context: RunContext, held_out: Evaluated, validation: Evaluated
+) -> tuple[dict[str, System], list[np.ndarray], list[Ragged], list[np.ndarray]]:
+    """What the models write, model by model, so that each is loaded once: the systems on held-out prompts and each
+    round's gaps; on validation prompts what stands after 0, 1, … revisions, and each round's gaps."""
+    iterations = context.config.evaluation.iterations
+    sampler(context, "sft_policy")
+    written = {"sft_policy": held_out.answers("sft_policy")}
+    sampler(context, "ppo_policy")
+    written |= {"policy": held_out.answers("ppo_policy"), "second": held_out.answers("ppo_policy", "second")}
+    tuned = [validation.answers("ppo_policy").responses]
+    context.deployment.reward().load(context.gap_model(), context.gap_kind(), context.renderer.eos).result()
+    drafts = written["policy"].responses
+    sampler(context, "sft_improver")
+    (by_sft,) = held_out.revisions("sft_improver", drafts, 1)
+    written["sft_improver"] = System(by_sft.responses, by_sft.finished, drafts)
+    sampler(context, "ppo_improver")
+    rounds = held_out.revisions("ppo_improver", drafts, iterations)
+    for k, revised in enumerate(rounds, start=1):
+        written[improver(k, iterations)] = System(revised.responses, revised.finished, drafts)
+        drafts = revised.responses
+    tuned_rounds = validation.revisions("ppo_improver", tuned[0], iterations)
+    tuned += [r.responses for r in tuned_rounds]
+    return written, [r.gaps for r in rounds], tuned, [r.gaps for r in tuned_rounds]
+
+
+def sampler(context: RunContext, stage: str) -> None:
+    """Gives the rollout workers a stage's model."""
+    context.deployment.rollout().load(context.model(stage), 0).result()
+
+
+def all_systems(
+    held_out: Evaluated, written: dict[str, System], kept: np.ndarray, iterations: int
+) -> dict[str, System]:
+    """Everything that is compared, judged: the data's y_w and y_l, what models wrote, and choices among that."""
+    data = {"chosen": System(held_out.pairs.chosen), "rejected": System(held_out.pairs.rejected)}
+    systems = {name: held_out.judged(system) for name, system in (data | written).items()}
+    policy, second = systems["policy"], systems.pop("second")
+    systems["best_of_2"] = picked([policy, second], second.scores["reward"] > policy.scores["reward"], None)
+    rounds = [policy, *(systems[improver(k, iterations)] for k in range(1, iterations + 1))]
+    for k in range(1, iterations + 1):
+        systems[improver(k, iterations, True)] = picked(rounds, np.minimum(kept, k), policy.responses)
+    return systems
 
 
 def margin_of(context: RunContext) -> float:
@@ -76,112 +102,125 @@ def margin_of(context: RunContext) -> float:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Sampling and judging for one run."""
+class Evaluated:
+    """A split's prompts: sampling answers to them, and judging these."""
 
     context: RunContext
+    split: Split
 
     @cached_property
-    def world(self):
+    def pairs(self) -> Pairs:
+        return self.context.pairs(self.split)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        return plain_prompts(self.pairs, np.arange(len(self.pairs)), 0)
+
+    @cached_property
+    def asked(self) -> list[str]:
+        return [self.context.renderer.text(row) for row in self.pairs.prompt.rows()]
+
+    @cached_property
+    def world(self) -> World | None:
         return find_world(self.context.config.data.source)
 
-    def responses(self, pairs: Pairs, stage: str, split: str) -> Ragged:
-        """What a stage's policy writes for the pairs' prompts."""
+    def answers(self, stage: str, *purpose: str) -> System:
+        """What a stage's policy writes, its model loaded; another `purpose` is another, independent sample."""
         context, rollout = self.context, self.context.deployment.rollout()
-        context.tracker.note(f"evaluate: {stage} answers {len(pairs)} {split} prompts")
-        rollout.load(context.model(stage), 0).result()
-        request = context.request("evaluate", stage, temperature=context.config.evaluation.temperature)
-        prompts = plain_prompts(pairs, np.arange(len(pairs)), 0)
-        return without_end(rollout.generate(prompts, request).result())
+        again = f" ({', '.join(purpose)})" if purpose else ""
+        context.tracker.note(f"evaluate: {stage} answers {len(self.pairs)} {self.split} prompts{again}")
+        request = context.request("evaluate", stage, *purpose, temperature=context.config.evaluation.temperature)
+        found = rollout.generate(self.prompts, request).result()
+        return System(without_end(found), found.finished)
 
-    def revisions(self, prompts: Prompts, stage: str, iterations: int, split: str) -> list[Revisions]:
-        """What a stage's improver makes of the prompts' drafts, with gaps."""
-        context, rollout, gap = self.context, self.context.deployment.rollout(), self.context.deployment.reward()
-        context.tracker.note(f"evaluate: {stage} revises the policy's answers to {len(prompts)} {split} prompts")
-        gap.load(context.gap_model(), context.gap_kind(), context.renderer.eos).result()
-        rollout.load(context.model(stage), 0).result()
-        request = context.request("evaluate", stage, split, temperature=context.config.evaluation.temperature)
-        return revise(rollout, gap, prompts, iterations, request)
+    def revisions(self, stage: str, drafts: Ragged, iterations: int) -> list[Revisions]:
+        """What a stage's improver makes of drafts by the policy; it and the gap model must be loaded."""
+        context, rollout = self.context, self.context.deployment.rollout()
+        context.tracker.note(f"evaluate: {stage} revises the policy's answers to {len(drafts)} {self.split} prompts")
+        request = context.request("evaluate", stage, self.split, temperature=context.config.evaluation.temperature)
+        prompts = with_drafts(self.prompts, drafts, POLICY, context.renderer.bridge)
+        return revise(rollout, context.deployment.reward(), prompts, iterations, request)
 
-    def improved(self, pairs: Pairs, split: str) -> Written:
-        """The tuned policy's responses and the improver's revisions of them."""
-        drafts = self.responses(pairs, "ppo_policy", split)
-        plain = plain_prompts(pairs, np.arange(len(pairs)), 0)
-        prompts = with_drafts(plain, drafts, POLICY, self.context.renderer.bridge)
-        rounds = self.revisions(prompts, "ppo_improver", self.context.config.evaluation.iterations, split)
-        return Written(prompts, [drafts, *(r.responses for r in rounds)], [r.gaps for r in rounds])
+    def pair_scores(self, first: Ragged, second: Ragged) -> PairScores:
+        """r^{ab} of two responses to every prompt; the gap model must be loaded."""
+        (r12, r22), (r21, r11) = self._against(first, second), self._against(second, first)
+        return PairScores(r12, r21, r11, r22)
 
-    def judge(self, prompts: Prompts, responses: Ragged) -> Scores:
-        """`reward` anywhere (R_P must be loaded), `gold` in a world."""
-        rollouts = as_rollouts(replace(prompts, bridge=None), responses, self.context.renderer.eos)
-        scores = {"reward": self.context.deployment.reward().score(Resolved(rollouts)).result().score}
+    def labelled_pairs(self) -> PairScores:
+        """r^{ab} of y_w and y_l; the gap model must be loaded."""
+        chosen, rejected = self.pairs.drafts("chosen"), self.pairs.drafts("rejected")
+        (wl, ll), (lw, ww) = self._against(self.pairs.chosen, rejected), self._against(self.pairs.rejected, chosen)
+        return PairScores(wl, lw, ww, ll)
+
+    def _against(self, response: Ragged, draft: Ragged) -> tuple[np.ndarray, np.ndarray]:
+        """R(x, response, draft) and R(x, draft, draft)."""
+        prompts = with_drafts(self.prompts, draft, POLICY, self.context.renderer.bridge)
+        rollouts = as_rollouts(prompts, response, self.context.renderer.eos)
+        found = self.context.deployment.reward().score(Resolved(rollouts)).result()
+        if self.context.gap_kind() == "difference":  # R_P(x, y_a) − R_P(x, y_b): nothing to add back, and r^{aa} = 0
+            return found.score, np.zeros_like(found.score)
+        return found.score + found.baseline, found.baseline
+
+    def rewards(self, responses: Ragged) -> np.ndarray:
+        """(n,) R_P, which must be loaded."""
+        rollouts = as_rollouts(self.prompts, responses, self.context.renderer.eos)
+        return self.context.deployment.reward().score(Resolved(rollouts)).result().score
+
+    def judged(self, system: System) -> System:
+        """With its scores: `reward` anywhere (R_P must be loaded), `gold` in a world."""
+        scores = {"reward": self.rewards(system.responses)}
         if self.world is not None:
-            text = self.context.renderer.text
-            rows = zip(prompts.prompt.rows(), responses.rows(), strict=True)
-            scores["gold"] = np.array([self.world.gold(text(x), text(y)) for x, y in rows])
-        return scores
-
-    def compared(self, name: str, iterations: int, stopping: bool, ours: Scores, theirs: Scores) -> list[Comparison]:
-        """One comparison a judge."""
-        config = self.context.config
-        seed = derive_seed(config.seed, "bootstrap", name, iterations, int(stopping))
-        resamples = config.evaluation.bootstrap
-        return [compare(name, j, iterations, stopping, ours[j], theirs[j], resamples, seed) for j in sorted(ours)]
+            rows = zip(self.asked, system.responses.rows(), strict=True)
+            scores["gold"] = np.array([self.world.gold(x, self.context.renderer.text(y)) for x, y in rows])
+        return replace(system, scores=scores)
 
 
-def gap_order(context: RunContext, pairs: Pairs) -> dict[str, float]:
-    """How far the gap reward model keeps Eq. 1's order on annotated pairs that it never saw.
-
-    accuracy: share with r^{wl} > r^{lw}; order_holds: share with r^{wl} > max(r^{ww}, r^{ll}) and
-    min(r^{ww}, r^{ll}) > r^{lw}. The gap model must be loaded in the reward scorer.
-    """
-    scorer, eos = context.deployment.reward(), context.renderer.eos
-    plain = plain_prompts(pairs, np.arange(len(pairs)), 0)
-
-    def both(response: Ragged, draft: Ragged) -> tuple[np.ndarray, np.ndarray]:
-        prompts = with_drafts(plain, draft, CHOSEN, context.renderer.bridge)
-        scores = scorer.score(Resolved(as_rollouts(prompts, response, eos))).result()
-        if context.gap_kind() == "difference":  # R_P(x, y_a) − R_P(x, y_b): nothing to add back, and r^{aa} = 0
-            return scores.score, np.zeros_like(scores.score)
-        return scores.score + scores.baseline, scores.baseline
-
-    wl, ll = both(pairs.chosen, pairs.drafts("rejected"))
-    lw, ww = both(pairs.rejected, pairs.drafts("chosen"))
-    holds = (wl > np.maximum(ww, ll)) & (np.minimum(ww, ll) > lw)
-    return {"accuracy": float((wl > lw).mean()), "order_holds": float(holds.mean()), "n": len(pairs)}
-
-
-def means(context, pairs: Pairs, evaluation: Evaluation, judged, sft: Scores, by_sft: Scores, stopped: Scores):
-    """Mean score by judge of every system, and of the data's own y_w and y_l."""
-    plain = plain_prompts(pairs, np.arange(len(pairs)), 0)
-    systems = {
-        "chosen": evaluation.judge(plain, pairs.chosen),
-        "rejected": evaluation.judge(plain, pairs.rejected),
-        "sft_policy": sft,
-        "policy": judged[0],
-        "sft_improver": by_sft,
-        **{f"improver_{k}": scores for k, scores in enumerate(judged) if k},
-        "improver_stopped": stopped,
+def summary(
+    context: RunContext, systems: dict[str, System], labelled: PairScores, measures: list[GapMeasure], margin: float
+) -> dict:
+    """The content of summary.json, but for the seconds."""
+    config = context.config
+    comparisons, controlled = compared(systems, config.evaluation.iterations, config.evaluation.bootstrap, config.seed)
+    accuracy, order_holds = eq1_order(labelled)
+    records = read_metrics(context.folder.path)
+    world = config.data.source.removeprefix("world:") if "gold" in systems["policy"].scores else None
+    return {
+        "world": world,
+        "seed": config.seed,
+        "comparisons": [c.model_dump(mode="json") for c in comparisons],
+        "length_controlled": [c.model_dump(mode="json") for c in controlled],
+        "health": {name: health(system).model_dump(mode="json") for name, system in systems.items()},
+        "gap_reward": {
+            "accuracy": accuracy,
+            "order_holds": order_holds,
+            "n": len(labelled.r12),
+            "measures": [m.model_dump(mode="json") for m in measures],
+        },
+        "kl": {stage: last_kl(records, stage) for stage in ("ppo_policy", "ppo_improver")},
+        "margin": margin,
+        "means": {n: {judge: float(s.mean()) for judge, s in system.scores.items()} for n, system in systems.items()},
+        "seconds": {},
     }
-    return {name: {judge: float(s.mean()) for judge, s in scores.items()} for name, scores in systems.items()}
 
 
-def samples(context: RunContext, ours: Written, judged: list[Scores], kept: np.ndarray) -> list[dict]:
+def last_kl(records: list[dict], stage: str) -> float | None:
+    """The mean `objective/kl` of a stage's last steps; None where it did not train in this run."""
+    found = [r["objective/kl"] for r in records if r["stage"] == stage and r.get("objective/kl") is not None]
+    return float(np.mean(found[-KL_STEPS:])) if found else None
+
+
+def samples(held_out: Evaluated, systems: dict[str, System], gaps: list[np.ndarray], kept: np.ndarray) -> list[dict]:
     """Before/after samples for people, taken evenly from the held-out prompts."""
-    text, count = context.renderer.text, min(context.config.evaluation.examples, len(kept))
-    golds = [scores.get("gold") for scores in judged]
+    text, evaluation = held_out.context.renderer.text, held_out.context.config.evaluation
+    rounds = [systems["policy"], *(systems[improver(k, len(gaps))] for k in range(1, len(gaps) + 1))]
     return [
         {
-            "prompt": text(ours.prompts.prompt[i]),
-            "draft": text(ours.drafts[0][i]),
-            "revisions": [text(d[i]) for d in ours.drafts[1:]],
-            "gaps": [float(g[i]) for g in ours.gaps],
-            "golds": [float(g[i]) for g in golds if g is not None] or None,
+            "prompt": held_out.asked[i],
+            "draft": text(rounds[0].responses[i]),
+            "revisions": [text(system.responses[i]) for system in rounds[1:]],
+            "gaps": [float(g[i]) for g in gaps],
+            "golds": [float(s.scores["gold"][i]) for s in rounds if "gold" in s.scores] or None,
             "kept": int(kept[i]),
         }
-        for i in np.linspace(0, len(kept) - 1, count).astype(int)
+        for i in np.linspace(0, len(kept) - 1, min(evaluation.examples, len(kept))).astype(int)
     ]
-
-
-def _at(kept: np.ndarray, scores: list[np.ndarray]) -> np.ndarray:
-    return np.stack(scores, axis=1)[np.arange(len(kept)), kept]

@@ -1,0 +1,72 @@
+"""What the compared systems answered, and whether they won by length, by copying, or collapsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from pit_ray.records import Ragged
+
+Scores = dict[str, np.ndarray]
+"""judge -> (n,) scores."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system's answers to the same n prompts."""
+
+    responses: Ragged
+    """Without end tokens."""
+    finished: np.ndarray | None = None
+    """(n,) whether an answer ended by itself; None for the data's own."""
+    drafts: Ragged | None = None
+    """What was revised; None for answers that are no revisions."""
+    scores: Scores = field(default_factory=dict)
+
+
+def picked(systems: Sequence[System], which: np.ndarray, drafts: Ragged | None) -> System:
+    """To prompt i, the answer of systems[which[i]]; all of them sampled."""
+    at = which.astype(np.int64), np.arange(len(which))
+    return System(
+        responses=Ragged.of(systems[k].responses[i] for k, i in zip(*at, strict=True)),
+        finished=np.stack([s.finished for s in systems if s.finished is not None])[at],
+        drafts=drafts,
+        scores={judge: np.stack([s.scores[judge] for s in systems])[at] for judge in systems[0].scores},
+    )
+
+
+class Health(BaseModel):
+    """Signs of a hollow win in one system's answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: float
+    """Mean length without the end token."""
+    truncated: float | None
+    """Share that ran into `sampling.max_new_tokens`; None for the data's own."""
+    distinct: float
+    """Different answers over answers."""
+    copied: float | None
+    """Share that equals the draft; None where there is none. Of the stopping rule: the share that ends as it began."""
+    reward_length_correlation: float
+    """Pearson correlation of R_P and length; 0 where either does not vary."""
+
+
+def health(system: System) -> Health:
+    """The signs of a system that the judge `reward` has scored."""
+    rows = [row.tobytes() for row in system.responses.rows()]
+    lengths, reward = system.responses.lengths, system.scores["reward"]
+    varied = np.ptp(lengths) > 0 and np.ptp(reward) > 0
+    copied = None
+    if system.drafts is not None:
+        copied = float(np.mean([a == b.tobytes() for a, b in zip(rows, system.drafts.rows(), strict=True)]))
+    return Health(
+        tokens=float(lengths.mean()),
+        truncated=None if system.finished is None else float(1 - system.finished.mean()),
+        distinct=len(set(rows)) / len(rows),
+        copied=copied,
+        reward_length_correlation=float(np.corrcoef(reward, lengths)[0, 1]) if varied else 0.0,
+    )
