@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pit_ray.config import Config
-from pit_ray.evaluate.comparisons import Comparison, delta_table
+from pit_ray.evaluate.comparisons import Comparison, delta_table, headlines
 from pit_ray.evaluate.report import write_report
 from pit_ray.methods.pit import STAGES, Stage
 from pit_ray.roles import Deployment
@@ -72,7 +72,7 @@ def complete_summary(folder: RunFolder) -> dict:
 def show(summary: dict, run: Path, report: Path) -> None:
     """The Δ table and a few prompts with draft and improved response, on the console."""
     console = Console()
-    console.print(delta_table([Comparison(**row) for row in summary["comparisons"]]))
+    console.print(delta_table(headlines([Comparison(**row) for row in summary["comparisons"]])))
     console.print(Text(f"stopping rule: a revision is kept where its gap is above {summary['margin']:+.2f}"))
     for sample in json.loads((run / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
         gold = [f"  gold {g:.2f}" for g in sample["golds"] or []] or [""] * 2

@@ -1,4 +1,4 @@
-"""Line charts as SVG text for the report: drawn by matplotlib without pyplot, coloured by the page's CSS."""
+"""Charts as SVG text for the report: drawn by matplotlib without pyplot, coloured by the page's CSS."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -31,6 +32,16 @@ Points = tuple[np.ndarray, np.ndarray]
 """Steps (n,) counted from 1, and values (n,)."""
 
 
+class Trajectory(NamedTuple):
+    """The steps of one phase of RL, each (n,), in order."""
+
+    kl: np.ndarray
+    """Nats per response."""
+    proxy: np.ndarray
+    """What was optimised: R_P or the gap."""
+    gold: np.ndarray
+
+
 class Chart(NamedTuple):
     title: str
     legend: list[tuple[str, int]]
@@ -47,7 +58,7 @@ def line_chart(
     drawn = [(label, points) for label, points in lines.items() if points is not None]
     if not drawn:
         return None
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 8.5}):
+    with _style(title):
         figure = Figure(figsize=(width, 2.2), layout="constrained")
         axes = figure.subplots()
         for (_, (x, y)), colour in zip(drawn, SERIES, strict=False):
@@ -62,19 +73,62 @@ def line_chart(
         if phases:
             axes.set_title(" ", fontsize=7.5, pad=2)  # room for their names
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        axes.set_xlabel("step", color=MUTED)
-        axes.tick_params(colors=MUTED, length=0)
-        axes.grid(color=LINE, linewidth=0.7)
-        axes.spines[:].set_visible(False)
-        text = io.StringIO()
-        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+        _plain(axes, "step", MUTED, LINE)
+        svg = _svg(figure)
+    return Chart(title, [(label, k) for k, (label, _) in enumerate(drawn, start=1) if label], svg)
+
+
+def kl_chart(title: str, proxy: str, trajectories: Sequence[Trajectory], width: float) -> Chart | None:
+    """What was optimised (labelled `proxy`, scale at the left) and gold (scale at the right) against KL; None when
+    there is nothing to show. Where the first goes on rising and gold does not, the reward is over-optimised (Gao et al.
+    2022, arXiv 2210.10760)."""
+    if not trajectories:
+        return None
+    with _style(title):
+        figure = Figure(figsize=(width, 2.4), layout="constrained")
+        axes = figure.subplots()
+        draw_against_kl(axes, trajectories, (SERIES[0], SERIES[1]), MUTED, LINE)
+        svg = _svg(figure)
+    return Chart(title, [(f"{proxy}, left", 1), ("gold, right", 2)], svg)
+
+
+def draw_against_kl(
+    axes: Axes, trajectories: Sequence[Trajectory], colours: tuple[str, str], muted: str, grid: str
+) -> None:
+    """A dot a step, and the moving means of each trajectory as a line."""
+    right = axes.twinx()
+    for kl, proxy, gold in trajectories:
+        width = max(1, len(kl) // 5)
+        for side, values, colour in ((axes, proxy, colours[0]), (right, gold, colours[1])):
+            side.plot(kl, values, ".", color=colour, markersize=4, alpha=0.35)
+            side.plot(_moving_mean(kl, width), _moving_mean(values, width), color=colour, linewidth=1.8)
+    for side, colour in ((right, colours[1]), (axes, colours[0])):
+        _plain(side, "KL, nats per response", muted, grid)
+        side.tick_params(axis="y", colors=colour)
+    right.grid(visible=False)
+
+
+def _style(title: str) -> Any:
+    return rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 8.5})
+
+
+def _plain(axes: Axes, across: str, muted: str, grid: str) -> None:
+    """Grid and ticks without a frame; `across` names what runs across."""
+    axes.set_xlabel(across, color=muted)
+    axes.tick_params(colors=muted, length=0)
+    axes.grid(color=grid, linewidth=0.7)
+    axes.spines[:].set_visible(False)
+
+
+def _svg(figure: Figure) -> Markup:
+    text = io.StringIO()
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = re.sub(r'^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1, flags=re.DOTALL)
     for stand_in, variable in COLOURS.items():
         svg = svg.replace(stand_in, variable)
-    legend = [(label, k) for k, (label, _) in enumerate(drawn, start=1) if label]
-    return Chart(title, legend, Markup(svg))
+    return Markup(svg)
 
 
 def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:

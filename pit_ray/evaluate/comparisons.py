@@ -92,6 +92,13 @@ def revisions(comparison: Comparison) -> str:
     return f"up to {comparison.iterations}" if comparison.stopping_rule else str(comparison.iterations)
 
 
+def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that a terminal has room for: of the stopping rule the last iteration, and no steps between iterations."""
+    last = max((c.iterations for c in comparisons), default=0)
+    against = [c for c in comparisons if c.name.endswith("policy")]
+    return [c for c in against if not c.stopping_rule or c.iterations == last]
+
+
 def delta_table(comparisons: Sequence[Comparison]) -> Table:
     """The comparisons as a table for the terminal, in the given order."""
     table = Table(title="Δ = win − lose, percent of the prompts", box=SIMPLE_HEAD, pad_edge=False, padding=0)

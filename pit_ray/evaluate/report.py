@@ -10,29 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, TypeAdapter, model_validator
 
 from pit_ray.errors import DataError
-from pit_ray.evaluate.charts import Chart, Points, line_chart
 from pit_ray.evaluate.comparisons import Comparison, revisions
+from pit_ray.evaluate.contests import STEP
+from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points, rl_charts, supervised_charts
+from pit_ray.evaluate.gap_reward import GapMeasure
+from pit_ray.evaluate.systems import Health
 from pit_ray.tracking import duration, read_metrics, visible
 
-STAGES = {
-    "sft_policy": "policy, SFT",
-    "sft_improver": "improver, SFT",
-    "reward": "reward model",
-    "gap_reward": "gap reward model",
-    "ppo_policy": "policy, RL",
-    "ppo_improver": "improver, RL",
-    "data": "data",
-    "evaluate": "evaluation",
-}
 COMPARED = {
     "improver_vs_policy": "improver vs. policy",
     "sft_improver_vs_policy": "SFT improver vs. policy",
     "policy_vs_sft_policy": "policy vs. SFT policy",
+    "best_of_2_vs_policy": "best of 2 vs. policy",
+    STEP: "improver vs. one revision less",
 }
 PARTS = ("generate", "score", "learn", "sync")
 
@@ -45,6 +39,7 @@ class GapReward(BaseModel):
     order_holds: float
     """Share of pairs on which the whole order holds (PIT Eq. 1)."""
     n: int
+    measures: list[GapMeasure] = []
 
 
 class Summary(BaseModel):
@@ -53,6 +48,8 @@ class Summary(BaseModel):
     world: str | None = None
     seed: int | None = None
     comparisons: list[Comparison] = []
+    length_controlled: list[Comparison] = []
+    health: dict[str, Health] = {}
     gap_reward: GapReward | None = None
     margin: float | None = None
     """The stopping rule keeps a revision whose gap exceeds this."""
@@ -92,16 +89,19 @@ def write_report(run: Path) -> Path:
     samples = _read(run / "evaluation" / "samples.json", list[Sample]) or []
     environment = _read(run / "environment.json", dict[str, Any])
     config = run / "config.yaml"
-    metrics = _by_stage(read_metrics(run))
+    metrics = by_stage(read_metrics(run))
     page = _template().render(
         run=run.resolve().name,
         summary=summary,
         headline=_headline(summary.comparisons),
         scale=_scale(summary.comparisons),
         compared=COMPARED,
+        rows=_rows(summary),
+        steps=[(c, None) for c in summary.comparisons if c.name == STEP],
         samples=[_with_changes(sample) for sample in samples],
-        charts=_supervised_charts(metrics),
-        rl_charts=_rl_charts(metrics),
+        charts=supervised_charts(metrics),
+        rl_charts=rl_charts(metrics),
+        kl_charts=kl_charts(metrics),
         stages=STAGES,
         stage_seconds=_in_order(summary.seconds, metrics),
         step_parts=[(stage, *parts) for stage, records in metrics.items() if (parts := _step_parts(records))],
@@ -139,14 +139,6 @@ def _read(path: Path, kind: Any) -> Any:
         raise DataError(f"{path}: {error}") from None
 
 
-def _by_stage(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The records of each stage, stages in the order of a run."""
-    stages: dict[str, list[dict[str, Any]]] = {name: [] for name in STAGES}
-    for record in records:
-        stages.setdefault(str(record["stage"]), []).append(record)
-    return {name: found for name, found in stages.items() if found}
-
-
 def _headline(comparisons: Sequence[Comparison]) -> Comparison | None:
     """The comparison that says whether the run worked: one revision against its draft, by gold where there is gold."""
     for judge in ("gold", "reward"):
@@ -154,6 +146,16 @@ def _headline(comparisons: Sequence[Comparison]) -> Comparison | None:
             if (c.name, c.judge, c.iterations, c.stopping_rule) == ("improver_vs_policy", judge, 1, False):
                 return c
     return None
+
+
+def _rows(summary: Summary) -> list[tuple[Comparison, Comparison | None]]:
+    """Every comparison but the steps between iterations, with what it is at equal length."""
+
+    def key(c: Comparison) -> tuple[str, str, int, bool]:
+        return c.name, c.judge, c.iterations, c.stopping_rule
+
+    controlled = {key(c): c for c in summary.length_controlled}
+    return [(c, controlled.get(key(c))) for c in summary.comparisons if c.name != STEP]
 
 
 def _scale(comparisons: Sequence[Comparison]) -> float:
@@ -195,61 +197,15 @@ def word_changes(before: str, after: str) -> list[tuple[str, str]]:
     return changes
 
 
-def _points(records: Sequence[dict[str, Any]], name: str) -> Points | None:
-    found = [(r["step"] + 1, r[name]) for r in records if r.get(name) is not None]
-    return (np.array([x for x, _ in found]), np.array([y for _, y in found])) if found else None
-
-
-def _supervised_charts(metrics: Mapping[str, list[dict[str, Any]]]) -> list[Chart]:
-    wanted = {
-        "loss/sft": "SFT loss, nats per token",
-        "loss/reward": "Loss of the reward models",
-        "val/accuracy": "Pairs ordered rightly",
-    }
-    charts = []
-    for name, title in wanted.items():
-        lines = {STAGES.get(stage, stage): _points(records, name) for stage, records in metrics.items()}
-        charts.append(line_chart(title, lines, phases=[], width=3.2))
-    return [chart for chart in charts if chart]
-
-
-def _rl_charts(metrics: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[Chart]]:
-    """The charts of every stage that did PPO, by stage."""
-    by_stage = {}
-    for stage, records in metrics.items():
-        has_gap = any("objective/gap" in record for record in records)
-        reward = ("objective/gap", "Gap: how much better than the draft") if has_gap else ("objective/score", "Reward")
-        wanted = [
-            reward,
-            ("objective/gold", "Gold score"),
-            ("objective/kl", "KL to the SFT model, nats per response"),
-            ("val/response_length", "Response length, tokens"),
-        ]
-        charts = [
-            line_chart(title, {"": _points(records, name)}, _phases(records), width=4.8) for name, title in wanted
-        ]
-        if any("objective/kl" in record for record in records):
-            by_stage[stage] = [chart for chart in charts if chart]
-    return by_stage
-
-
-def _phases(records: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:
-    """Where each phase begins, and its name; [] when there is only one."""
-    starts: dict[str, float] = {}
-    for record in records:
-        starts.setdefault(str(record["phase"]), record["step"] + 0.5)
-    return [(start, name) for name, start in starts.items()] if len(starts) > 1 else []
-
-
 def _in_order(seconds: Mapping[str, float], metrics: Mapping[str, Any]) -> dict[str, float]:
     """The seconds of each stage, in the order of a run."""
     order = list(dict.fromkeys([*STAGES, *metrics, *seconds]))
     return {stage: seconds[stage] for stage in order if stage in seconds}
 
 
-def _step_parts(records: Sequence[dict[str, Any]]) -> tuple[float, list[tuple[str, float]]] | None:
+def _step_parts(records: Sequence[Record]) -> tuple[float, list[tuple[str, float]]] | None:
     """The mean seconds of a PPO step and of each of its parts; None for stages that have no such parts."""
-    means = {name: points[1].mean() for name in ("step", *PARTS) if (points := _points(records, f"time/{name}"))}
+    means = {name: found[1].mean() for name in ("step", *PARTS) if (found := points(records, f"time/{name}"))}
     parts = [(name, means[name]) for name in PARTS if name in means]
     if "step" not in means or not parts:
         return None

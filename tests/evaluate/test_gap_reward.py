@@ -5,8 +5,8 @@ import pytest
 
 from pit_ray.evaluate.gap_reward import PairScores, eq1_order, gap_measures, on_annotated, on_written
 
-# Four pairs, y_1 the winner. 0: whole order. 1: right, but r^{ww} is above r^{wl}. 2: right, but r^{ll} is below r^{lw}.
-# 3: wrong.
+# Four pairs, y_1 the winner. 0: the whole order. 1: right, but r^{ww} is above r^{wl}. 2: right, but r^{ll} is below
+# r^{lw}. 3: wrong.
 PAIRS = PairScores(
     r12=np.array([2.0, 1.0, 2.0, -1.0]),
     r21=np.array([-2.0, -1.0, 0.5, 1.0]),

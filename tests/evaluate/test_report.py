@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit_ray.errors import DataError
+from pit_ray.evaluate.curves import trajectories
 from pit_ray.evaluate.report import word_changes, write_report
 
 EVIL = 'Hi <script>alert(1)</script> <img src="https://evil.example/x.png"> \x1b[31m\u202e{{ 7 * 7 }} ]]> \ud800'
@@ -46,11 +47,21 @@ def write_run(run: Path) -> None:
         comparison(iterations=3, stopping_rule=True, delta=31.5, ci95=[25.0, 38.0]),
         comparison(judge="reward", delta=40.3, ci95=[35.1, 44.9]),
         comparison(name=EVIL, iterations=0, delta=-9.8, ci95=[-14.2, -5.6]),
+        comparison(name="improver_vs_previous", iterations=2, delta=3.5, ci95=[1.0, 6.0]),
     ]
-    gap_reward = {"accuracy": 0.813, "order_holds": 0.702, "n": 256}
+    controlled = [comparison(delta=21.4, ci95=[16.3, 26.2])]
+    health = {"policy": {"tokens": 31.25, "truncated": 0.0125, "distinct": 0.875, "copied": None}}
+    health["policy"]["reward_length_correlation"] = -0.123
+    measures = [
+        {"score": "five", "pairs": "written", "n": 1234, "accuracy": 0.775, "order_holds": None}
+        | {"gold_n": 1234, "gold_agreement": 0.712, "gold_ci95": [0.654, 0.763], "gold_pearson": -0.4567},
+        {"score": "difference", "pairs": "annotated", "n": 0, "accuracy": None, "order_holds": None},
+    ]
+    gap_reward = {"accuracy": 0.813, "order_holds": 0.702, "n": 256, "measures": measures}
     seconds = {"ppo_improver": 125.0, "sft_policy": 12.3, EVIL: 1.0}
     summary = {"world": "notes", "seed": 7, "comparisons": comparisons, "gap_reward": gap_reward, "margin": 0.35}
-    write_json(run / "evaluation" / "summary.json", summary | {"seconds": seconds})
+    summary |= {"seconds": seconds, "length_controlled": controlled, "health": health}
+    write_json(run / "evaluation" / "summary.json", summary)
     texts = {"prompt": EVIL, "draft": "Dear Ana, bring stuff. " + EVIL, "revisions": ["Dear Ana, bring fruit.", EVIL]}
     samples = [texts | {"gaps": [1.25, -0.5], "golds": [3.0, 6.5, 1.0], "kept": 1}]
     write_json(run / "evaluation" / "samples.json", samples)
@@ -126,6 +137,13 @@ def test_the_numbers_are_there(tmp_path):
     assert "scored higher than the policy's own response on 48.1 % and lower on 20.2 %" in page.words
     assert "Δ, is +27.9 points (95 % interval +22.1 to +33.4)" in page.words
     assert "Judge: the gold score" in page.words and "the improver improves" in page.words
+    assert "+27.9 +22.1 to +33.4 +21.4 +16.3 to +26.2" in page.words, "and at equal length"
+    before, _, after = page.words.partition("From one revision to the next")
+    assert "improver vs. one revision less gold 2 1,768 48.1 20.2 +3.5 +1.0 to +6.0" in after
+    assert "one revision less" not in before
+    assert "policy 31.2 1.2 87.5 – −0.12" in page.words
+    assert "written five 1,234 77.5 – 71.2 65.4 to 76.3 −0.46" in page.words
+    assert "annotated difference 0 – – – – –" in page.words
     assert "improver vs. policy gold up to 3 1,768 48.1 20.2 +31.5 +25.0 to +38.0" in page.words
     assert "improver vs. policy reward 1 1,768 48.1 20.2 +40.3 +35.1 to +44.9" in page.words
     assert "– 1,768 48.1 20.2 −9.8 −14.2 to −5.6" in page.words
@@ -151,13 +169,27 @@ def test_curves_are_drawn_in_the_pages_colours_with_phases_marked(tmp_path):
         "Gold score",
         "KL to the SFT model, nats per response",
         "Response length, tokens",
+        "improver, RL",
     ]
     figures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert len(figures) == len(titles)
     assert "var(--series-1)" in figures[0] and "var(--series-2)" in figures[0] and "policy, SFT" in page.words
-    assert all(("annotated" in figure) == (k >= 3) for k, figure in enumerate(figures))
+    assert all(("annotated" in figure) == (3 <= k < 7) for k, figure in enumerate(figures))
     assert r"$\frac$ on_policy" in figures[3]
     assert "#0102" not in text
+
+
+def test_gap_and_gold_are_drawn_against_kl_phase_by_phase():
+    def step(phase: str, kl: float, gap: float | None, gold: float | None) -> dict:
+        return {"phase": phase, "objective/kl": kl, "objective/gap": gap, "objective/score": 9.0, "objective/gold": gold}
+
+    records = [step("a", 0.1, 1.0, 5.0), step("a", 0.2, 1.5, 5.5), step("a", 0.3, None, 6.0), step("b", 0.4, 2.0, 4.0)]
+    first, second = trajectories(records)
+    assert [column.tolist() for column in first] == [[0.1, 0.2], [1.0, 1.5], [5.0, 5.5]]
+    assert [column.tolist() for column in second] == [[0.4], [2.0], [4.0]]
+    of_policy = [{k: v for k, v in record.items() if k != "objective/gap"} for record in records]
+    assert trajectories(of_policy)[0].proxy.tolist() == [9.0, 9.0, 9.0]
+    assert trajectories([record | {"objective/gold": None} for record in records]) == []
 
 
 def test_without_gold_the_reward_model_judges(tmp_path):
