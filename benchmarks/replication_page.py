@@ -56,8 +56,8 @@ def provenance(runs: Sequence[Finished]) -> list[str]:
     return [
         "Made by `make replicate` from `benchmarks/replication.yaml`. Numbers in brackets are 95 % intervals; those of "
         "a seed are bootstraps over its held-out prompts; “paired” ones are pooled over seeds, prompts resampled "
-        f"inside each seed, both sides of a prompt together ({RESAMPLES:,} resamples). They speak of new prompts, not of new "
-        "training runs: for these see the seeds. A Δ is win − lose in percent of the prompts, against the tuned "
+        f"inside each seed, both sides of a prompt together ({RESAMPLES:,} resamples). They speak of new prompts, not "
+        "of new training runs: for these see the seeds. A Δ is win − lose in percent of the prompts, against the tuned "
         "policy's own responses; its drafts are the same in all variants of a seed, which was checked. Nothing is "
         "tuned on held-out prompts.",
         "",

@@ -20,6 +20,7 @@ SEEDS = (1, 2)
 N = 400
 OUTCOMES = {"sft_improver": 0.05, "improver_1": 0.45, "improver_2": 0.5, "improver_stopped": 0.5, "best_of_2": 0.2}
 """Share of prompts that a system wins against the policy; it loses none."""
+ENVIRONMENT = environment()
 HEALTHY = {"tokens": 30.0, "truncated": 0.01, "distinct": 0.99, "copied": 0.2, "reward_length_correlation": 0.1}
 
 
@@ -51,7 +52,7 @@ def finished(seed: int, variant: str = "full", wins: float | None = None) -> Fin
     curve = Trajectory(np.arange(9.0), np.arange(9.0) / 9, 5 + np.arange(9.0) / 20)
     curves = {stage: [curve] for stage in rollouts}
     by_gold = {(name, "gold"): values for name, values in scores.items()}
-    return Finished("notes", seed, variant, summary, environment(), np.arange(N), by_gold, rollouts, curves)
+    return Finished("notes", seed, variant, summary, ENVIRONMENT, np.arange(N), by_gold, rollouts, curves)
 
 
 def whole(**wins: float) -> list[Finished]:
@@ -90,7 +91,7 @@ def test_all_holds_where_all_is_as_it_should_be():
         ("beats the SFT policy", lambda s: comparison(s, "policy_vs_sft_policy").update(ci95=[-0.1, 9])),
         ("seed by seed", lambda s: comparison(s, "improver_vs_policy", iterations=1).update(ci95=[25, 50])),
         ("one revision: Δ", lambda s: comparison(s, "improver_vs_policy", iterations=1).update(delta=22.9)),
-        ("lower end", lambda s: comparison(s, "sft_improver_vs_policy").update(ci95=[0, 41])),
+        ("its upper end", lambda s: comparison(s, "sft_improver_vs_policy").update(ci95=[0, 41])),
         ("at most a third", lambda s: comparison(s, "sft_improver_vs_policy").update(delta=15.1)),
         ("at equal length", lambda s: comparison(s, "improver_vs_policy", "length_controlled").update(ci95=[-1, 9])),
         ("correlation", lambda s: s["health"]["improver_1"].update(reward_length_correlation=-0.6)),
@@ -157,13 +158,13 @@ def test_a_tree_with_changes_is_told():
     assert "frozen in a commit before it ran: **yes** (abc)" in page(clean)
     dirty = [replace(r, environment=r.environment | {"commit": "abc-dirty"}) for r in runs]
     assert "frozen in a commit before it ran: **no**" in page(dirty)
-    assert "frozen in a commit before it ran: **no**" in page([*clean[1:], dirty[0]])
+    assert "frozen in a commit before it ran: **no**" in page([dirty[0], *clean[1:]])
 
 
 def test_what_is_written(tmp_path):
     write_results(whole(), tmp_path)
     text = (tmp_path / "replication.md").read_text()
-    assert "| 2 | yes | +45.0 [+40.0, +50.0] | +50.0 [+45.0, +55.0] |" in text
+    assert "| 2 | no | +45.0 [+40.0, +50.0] | +50.0 [+45.0, +55.0] |" in text
     assert "| 1 | improver_1 | 6.45 | 30.0 | 0.010 | 0.990 | 0.200 | +0.10 |" in text
     assert "](over_optimisation.svg)" in text
     drawing = (tmp_path / "over_optimisation.svg").read_text()

@@ -181,7 +181,8 @@ def test_curves_are_drawn_in_the_pages_colours_with_phases_marked(tmp_path):
 
 def test_gap_and_gold_are_drawn_against_kl_phase_by_phase():
     def step(phase: str, kl: float, gap: float | None, gold: float | None) -> dict:
-        return {"phase": phase, "objective/kl": kl, "objective/gap": gap, "objective/score": 9.0, "objective/gold": gold}
+        values = {"objective/kl": kl, "objective/gap": gap, "objective/score": 9.0, "objective/gold": gold}
+        return {"phase": phase} | values
 
     records = [step("a", 0.1, 1.0, 5.0), step("a", 0.2, 1.5, 5.5), step("a", 0.3, None, 6.0), step("b", 0.4, 2.0, 4.0)]
     first, second = trajectories(records)
