@@ -121,9 +121,11 @@ def test_the_summary_compares_every_system_by_every_judge(finished: RunFolder) -
     found = [(row["name"], row["iterations"], row["stopping_rule"], row["judge"]) for row in rows]
     systems = [
         *(("improver_vs_policy", k, False) for k in range(1, ITERATIONS + 1)),
-        ("improver_vs_policy", ITERATIONS, True),
+        *(("improver_vs_policy", k, True) for k in range(1, ITERATIONS + 1)),
         ("sft_improver_vs_policy", 1, False),
         ("policy_vs_sft_policy", 0, False),
+        ("best_of_2_vs_policy", 0, False),
+        *(("improver_vs_previous", k, rule) for rule in (False, True) for k in range(2, ITERATIONS + 1)),
     ]
     assert found == [(*system, judge) for system in systems for judge in ("gold", "reward")]
     for row in rows:
@@ -140,10 +142,49 @@ def test_the_summary_has_margin_means_and_the_order_of_gaps(finished: RunFolder)
     assert found["gap_reward"]["n"] == 12
     assert 0 <= found["gap_reward"]["order_holds"] <= found["gap_reward"]["accuracy"] <= 1
     assert set(found["means"]) == {
-        "chosen", "rejected", "sft_policy", "policy", "sft_improver", "improver_1", "improver_2", "improver_stopped",
+        "chosen", "rejected", "sft_policy", "policy", "best_of_2", "sft_improver", "improver_1", "improver_2",
+        "improver_stopped_1", "improver_stopped",
     }  # fmt: skip
     # The world's letters are better than what a model says after a few steps.
     assert found["means"]["chosen"]["gold"] > found["means"]["rejected"]["gold"] > found["means"]["policy"]["gold"]
+
+
+def test_the_scores_of_every_prompt_are_those_behind_the_summary(finished: RunFolder) -> None:
+    table = pq.read_table(finished.path / "evaluation" / "outcomes.parquet").to_pandas()
+    held_out = read_pairs(finished.stage("data") / "held_out.parquet")
+    scores = {}
+    for (system, judge), rows in table.groupby(["system", "judge"]):
+        assert rows["uid"].tolist() == held_out.uid.tolist()
+        scores[system, judge] = rows["score"].to_numpy()
+    found = summary(finished)
+    assert {key: pytest.approx(values.mean()) for key, values in scores.items()} == {
+        (system, judge): mean for system, means in found["means"].items() for judge, mean in means.items()
+    }
+    best = scores["best_of_2", "reward"]
+    assert (best >= scores["policy", "reward"]).all() and (best > scores["policy", "reward"]).any()
+    # What the rule keeps is the draft or a revision, and with one more allowed, what it kept or one revision more.
+    for judge in ("gold", "reward"):
+        draft, first, second = (scores[name, judge] for name in ("policy", "improver_1", "improver_2"))
+        one, two = scores["improver_stopped_1", judge], scores["improver_stopped", judge]
+        assert ((one == draft) | (one == first)).all() and ((two == one) | (two == second)).all()
+
+
+def test_the_summary_tells_hollow_wins_and_kl(finished: RunFolder) -> None:
+    found = summary(finished)
+    assert set(found["health"]) == set(found["means"])
+    # Nothing ends within ten tokens that untrained models write, and nothing is copied.
+    assert found["health"]["policy"]["tokens"] <= 10 and found["health"]["policy"]["copied"] is None
+    assert found["health"]["chosen"]["truncated"] is None and found["health"]["improver_1"]["copied"] == 0
+    assert (
+        found["health"]["chosen"]["tokens"]
+        == read_pairs(finished.stage("data") / "held_out.parquet").chosen.lengths.mean()
+    )
+    last = [r["objective/kl"] for r in read_metrics(finished.path) if r["stage"] == "ppo_improver"][-5:]
+    assert found["kl"]["ppo_improver"] == pytest.approx(np.mean(last))
+    measured = {(m["score"], m["pairs"]): m for m in found["gap_reward"]["measures"]}
+    assert measured["five", "annotated"]["accuracy"] == found["gap_reward"]["accuracy"]
+    assert set(measured) == {(s, p) for s in ("five", "difference") for p in ("annotated", "written")}
+    assert len(found["length_controlled"]) == len([r for r in found["comparisons"] if r["name"].endswith("policy")])
 
 
 def test_samples_show_each_revision_with_its_gap_and_gold(finished: RunFolder) -> None:
