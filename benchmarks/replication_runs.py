@@ -19,6 +19,8 @@ from pit_ray.run_folder import open_existing
 from pit_ray.tracking import read_metrics
 
 FULL = "full"
+ROUNDING = 1e-4
+"""Of R_P of one text, computed twice."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def read_runs(places: Iterable[tuple[str, int, str, Path]]) -> list[Finished]:
         same = full[run.world, run.seed]
         judges = [judge for system, judge in run.scores if system == "policy"]
         drafts = ((run.scores["policy", judge], same.scores["policy", judge]) for judge in judges)
-        if not np.array_equal(run.uid, same.uid) or not all(np.array_equal(a, b) for a, b in drafts):
+        if not np.array_equal(run.uid, same.uid) or not all(np.abs(a - b).max() < ROUNDING for a, b in drafts):
             raise DataError(
                 f"{run.world}, seed {run.seed}: {run.variant} was evaluated on other drafts than {FULL}, so the two "
                 "cannot be paired; train it again in an empty folder"

@@ -11,9 +11,10 @@ import yaml
 
 from actors.compose import deploy
 from benchmarks.replicate import Plan, Run, main, replicate, runs_of
+from benchmarks.replication_runs import read_runs
 from pit_ray import driver
 from pit_ray.config import load_config
-from pit_ray.errors import ConfigError
+from pit_ray.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
 VARIANTS = ["full", "annotated_only", "on_policy_only", "difference"]
@@ -126,6 +127,15 @@ def test_a_run_that_fails_is_told_with_its_last_words(place: Path, capfd: pytest
     assert main(["--plan", str(place / "failing.yaml"), "--results", str(place / "none"), "--allow-dirty"]) == 1
     assert "too few pairs to split" in capfd.readouterr().err
     assert not (place / "none").exists()
+
+
+def test_runs_with_other_drafts_are_not_paired(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "runs" / "tiny", tmp_path / "tiny")
+    other = tmp_path / "tiny" / "seed-8" / "difference" / "evaluation" / "outcomes.parquet"
+    shutil.copy(other, tmp_path / "tiny" / "seed-7" / "difference" / "evaluation" / "outcomes.parquet")
+    places = [("tiny", 7, variant, tmp_path / "tiny" / "seed-7" / variant) for variant in ("full", "difference")]
+    with pytest.raises(DataError, match="seed 7: difference was evaluated on other drafts"):
+        read_runs(places)
 
 
 def test_another_plan_on_the_same_folders_is_refused(place: Path) -> None:
