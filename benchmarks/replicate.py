@@ -32,6 +32,8 @@ READY = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy")
 """What a variant takes over from the full run."""
 HEARTBEAT = 60.0
 """Seconds between two lines about a run that goes on."""
+GRACE = 30.0
+"""Seconds that an interrupted run may take to end."""
 
 Variant = Literal["full", "annotated_only", "on_policy_only", "difference"]
 
@@ -163,16 +165,23 @@ def child(run: Run) -> None:
             [*command, "tracking.wandb=false", "tracking.console=plain"], stdout=sink, stderr=sink
         )
         try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    code = process.wait(HEARTBEAT)
-                    break
+            while (code := ended(process, HEARTBEAT)) is None:
                 print(f"    {duration(time.monotonic() - started)}  {tail(log, 1)}", flush=True)
-        finally:
+        except BaseException:
+            # An interrupt from the terminal reaches the child too, which then ends its own workers.
+            ended(process, GRACE)
             process.terminate()
             process.wait()
+            raise
     if code:
         raise InfraError(f"{run.name} ended with exit code {code}; the end of {log}:\n{tail(log, 12)}")
+
+
+def ended(process: subprocess.Popen, seconds: float) -> int | None:
+    """The exit code, waited for at most so long; None while it runs."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    return None
 
 
 def tail(log: Path, lines: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +147,10 @@ def hollow_wins(full: Sequence[Finished]) -> list[Claim]:
         values = [run.summary["health"]["improver_1"][name] for run in full]
         return Claim(f"improver: {text}", seeds(full, (f"{v:.3f}" for v in values)), target, all(map(holds, values)))
 
+    kl = [["–" if found is None else f"{found:.1f}" for found in run.summary["kl"].values()] for run in full]
     return [
+        Claim("KL to the SFT model in the last steps, nats per response",
+              seeds(full, (f"policy {policy}, improver {improver}" for policy, improver in kl)), "–", None),
         Claim("improver vs policy at equal length: Δ", seeds(full, map(shown, equal)), "every interval above 0",
               all(c.ci95[0] > 0 for c in equal)),
         sign("correlation of reward and length", "reward_length_correlation", f"within ±{CORRELATION}",
@@ -192,6 +195,6 @@ def shown(found: Comparison | Effect) -> str:
     return f"{found.delta:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def seeds(runs: Sequence[Finished], texts) -> str:
+def seeds(runs: Sequence[Finished], texts: Iterable[str]) -> str:
     """One text a seed."""
     return "<br>".join(f"{run.seed}: {text}" for run, text in zip(runs, texts, strict=True))

@@ -47,6 +47,7 @@ def finished(seed: int, variant: str = "full", wins: float | None = None) -> Fin
     summary = {
         "comparisons": rows, "length_controlled": copy.deepcopy(rows), "gap_reward": {"measures": measures},
         "health": {name: dict(HEALTHY) for name in ("policy", *OUTCOMES)}, "seconds": {"evaluate": 60.0},
+        "kl": {"ppo_policy": 3.21, "ppo_improver": None},
     }  # fmt: skip
     rollouts = {"ppo_improver": 3200} | ({"ppo_policy": 6400} if variant == "full" else {})
     curve = Trajectory(np.arange(9.0), np.arange(9.0) / 9, 5 + np.arange(9.0) / 20)
@@ -166,6 +167,7 @@ def test_what_is_written(tmp_path):
     text = (tmp_path / "replication.md").read_text()
     assert "| 2 | no | +45.0 [+40.0, +50.0] | +50.0 [+45.0, +55.0] |" in text
     assert "| 1 | improver_1 | 6.45 | 30.0 | 0.010 | 0.990 | 0.200 | +0.10 |" in text
+    assert "1: policy 3.2, improver –<br>2: policy 3.2, improver –" in text
     assert "](over_optimisation.svg)" in text
     drawing = (tmp_path / "over_optimisation.svg").read_text()
     assert "ppo_improver: gap (blue, left)" in drawing and len(drawing) < 200_000
