@@ -111,7 +111,7 @@ def plot(runs: Sequence[Finished], path: Path) -> None:
     full = [run for run in runs if run.variant == FULL]
     worlds = list(dict.fromkeys(run.world for run in full))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "replication", "font.size": 8}):
-        figure = Figure(figsize=(8, 2.7 * len(worlds)), layout="constrained")
+        figure = Figure(figsize=(9, 2.7 * len(worlds)), layout="constrained")
         grid = figure.subplots(len(worlds), 2, squeeze=False)
         for row, world in zip(grid, worlds, strict=True):
             for axes, (stage, optimised) in zip(row, {"ppo_policy": "R_P", "ppo_improver": "gap"}.items(), strict=True):
