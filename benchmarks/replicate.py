@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -160,7 +161,8 @@ def child(run: Run) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "actors.cli", "train", *run.arguments()]
     started = time.monotonic()
-    with log.open("a", encoding="utf-8") as sink:
+    with log.open("a", encoding="utf-8", buffering=1) as sink:
+        sink.write(f"$ {shlex.join(command)}\n")
         process = subprocess.Popen(
             [*command, "tracking.wandb=false", "tracking.console=plain"], stdout=sink, stderr=sink
         )
