@@ -81,9 +81,8 @@ def _beside(run: RunFolder, scratch: Path, stage: str, step: int) -> RunFolder:
             (scratch / "stages" / folder.name).symlink_to(folder)
     copy = scratch / "stages" / own.name
     (copy / "checkpoints").mkdir(parents=True)
-    kept = [path for path in sorted((own / "checkpoints").glob("step-*")) if int(path.name.split("-")[1]) <= step]
-    for path in kept[-1:]:
-        (copy / "checkpoints" / path.name).symlink_to(path)
+    if start := ppo.checkpoint_until(own, step):
+        (copy / "checkpoints" / start.name).symlink_to(start)
     if (own / "phases").is_dir():
         # Not a link: a phase that begins on the way writes here.
         shutil.copytree(own / "phases", copy / "phases")

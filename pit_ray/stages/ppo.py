@@ -145,20 +145,21 @@ def learn(
 ) -> Metrics:
     """The step's update. Where it fails, or passes a limit, its batch is saved and TrainingError names cause and place;
     nothing of the step is kept, so the last checkpoint is the last good one."""
-    cause, metrics = None, Metrics()
+    metrics, last = Metrics(), state.step
     try:
         metrics = stage.learner.learn(rollouts, scores, reference, state.kl_coefficient, seed).result()
         cause = past_limits(stage.ppo, metrics, state.entropy)
+        last -= 1  # what passed a limit are the weights that the step began with
     except TrainingError as error:
         cause = str(error)
     if cause is None:
         return metrics
     batch = LearnBatch(rollouts.result(), scores.result(), reference.result(), state.kl_coefficient, seed)
     saved = save_stop(stage.folder, state.step, batch, cause, metrics)
+    good = checkpoint_until(stage.folder, last)
     raise TrainingError(
-        f"{stage.name}, step {state.step}: {cause}. Its batch is in {saved}, the last good checkpoint in "
-        f"{stage.folder / 'checkpoints'}; to see it again: "
-        f"pit-ray replay {stage.context.folder.path} {state.step} --stage {stage.name}"
+        f"{stage.name}, step {state.step}: {cause}. Its batch is in {saved}; last good checkpoint: {good or 'none'}; "
+        f"to see it again: pit-ray replay {stage.context.folder.path} {state.step} --stage {stage.name}"
     )
 
 
@@ -237,6 +238,12 @@ def save(stage: PpoStage, state: PpoState) -> None:
     part.rename(final)
     for old in sorted(folder.glob("step-*"))[: -stage.ppo.keep_checkpoints]:
         shutil.rmtree(old)
+
+
+def checkpoint_until(folder: Path, step: int) -> Path | None:
+    """The stage's newest checkpoint with at most so many steps done."""
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    return next((path for path in reversed(found) if int(path.name.split("-")[1]) <= step), None)
 
 
 def last_checkpoint(folder: Path, fresh: PpoState) -> tuple[PpoState, Path | None]:
