@@ -98,10 +98,8 @@ def test_new_weights_are_used_and_old_ones_are_noticed(
 def ahead(pool: RayRolloutPool, folders: dict[str, Path], asked: Rollouts) -> TorchLearner:
     """A learner one small update ahead of the workers, with which it agreed before."""
     ppo = Ppo(phases=(Phase(name="p", drafts="annotated", steps=3),))
-    learner = TorchLearner()
-    learner.start(
-        LearnerSpec(folders["policy"], folders["reward"], folders["policy"], ppo, "float32", 3, 11, False), None
-    )
+    policy, learner = folders["policy"], TorchLearner()
+    learner.start(LearnerSpec(policy, folders["reward"], policy, ppo, "float32", 3, 11, False), None)
     pool.load(policy, 0).result()
     assert difference(learner, pool, asked, 0) < 1e-4
     generator = torch.Generator().manual_seed(3)
