@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
 
+from actors.cli import app
 from pit_ray import driver
 from pit_ray.config.tree import Config
 from pit_ray.curriculum import plain_prompts
@@ -455,13 +457,15 @@ def replayed(config: Config, stage: str, step: int) -> bool:
     return same
 
 
-@pytest.mark.parametrize(("stage", "step"), [("ppo_policy", 1), ("ppo_improver", 6)])
-def test_a_step_that_is_replayed_comes_out_as_recorded(
-    finished: RunFolder, stage: str, step: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The first from the stage's start, no checkpoint being that early, the second inside a phase of own drafts.
-    assert replayed(config_for(finished.path), stage, step)
-    assert f"{stage}, step {step}: all 2" in capsys.readouterr().out
+def test_a_step_that_is_replayed_comes_out_as_recorded(finished: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    # From a checkpoint inside a phase of own drafts.
+    assert replayed(config_for(finished.path), "ppo_improver", 6)
+    assert "ppo_improver, step 6: all 2" in capsys.readouterr().out
+
+
+def test_the_command_replays_from_the_stages_start_where_no_checkpoint_is_that_early(finished: RunFolder) -> None:
+    said = CliRunner().invoke(app, ["replay", str(finished.path), "1", "--stage", "ppo_policy"])
+    assert (said.exit_code, said.output.count("step 1: all 2")) == (0, 1), said.output
 
 
 def test_a_record_that_does_not_fit_is_shown(
