@@ -144,6 +144,15 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
+def replay(run: RunFolder, step: int, stage: Annotated[str, typer.Option()] = "ppo_improver") -> None:
+    """Run a recorded step of PPO again, beside the run, and compare; exit code 1 when anything differs."""
+    _check_run(run)
+    from actors.compose import replay as replay_step
+
+    raise typer.Exit(0 if replay_step(run, stage, step) else 1)
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine, and say how to mend it.
 

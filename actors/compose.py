@@ -29,8 +29,9 @@ from pit_ray.data.worlds import find_world
 from pit_ray.errors import ConfigError
 from pit_ray.in_process import InProcess
 from pit_ray.models.load import llama_config
+from pit_ray.replay import replay as replay_step
 from pit_ray.roles import Deployment, FitJob
-from pit_ray.run_folder import RunFolder
+from pit_ray.run_folder import RunFolder, open_existing
 from pit_ray.stages.data import base_path
 
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
@@ -41,6 +42,12 @@ def train(config: Config) -> None:
     """Runs the configured method to its report, resuming where the run folder stands."""
     check(config)
     driver.train(config, lambda folder: deploy(config, folder))
+
+
+def replay(run: Path, stage: str, step: int) -> bool:
+    """Runs a recorded step of a PPO stage again; whether it came out as recorded."""
+    folder, config = open_existing(run)
+    return replay_step(config, folder, stage, step, lambda copy: deploy(config, copy))
 
 
 def deploy(config: Config, folder: RunFolder) -> Deployment:

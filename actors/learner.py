@@ -79,6 +79,9 @@ class LearnerActor:
     def weights(self) -> dict[str, Any]:
         return self.learner.weights()
 
+    def verify(self, canary: Rollouts, version: int, *answers: Ragged) -> Metrics:
+        return self.learner.verify(canary, Ragged.concatenate(answers), version)
+
     def save(self, folder: Path) -> None:
         self.learner.engine.save(folder)
 
@@ -105,6 +108,10 @@ class RayLearner:
     def weights(self) -> RayRef[Any]:
         ref = self._all("weights")
         return RayRef(ref.parts[:1], ref.what, self.deadline)
+
+    def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> RayRef[Metrics]:
+        ref = self._all("verify", canary, version, *parts_of(answers))
+        return RayRef(ref.parts, ref.what, self.deadline, lambda found: merge(list(found)))
 
     def save(self, folder: Path) -> RayRef[None]:
         return self._all("save", folder)

@@ -12,7 +12,7 @@ from actors.plan import Bundle
 from actors.refs import RayRef, parts_of
 from actors.vllm_generator import VllmGenerator
 from pit_ray.config import Config
-from pit_ray.records import Prompts, Rollouts
+from pit_ray.records import Prompts, Ragged, Rollouts
 from pit_ray.roles import GenerateRequest, Ref
 
 
@@ -39,6 +39,9 @@ class RolloutActor:
     def update(self, weights: dict[str, Any], version: int) -> None:
         self.generator.update(weights, version)
 
+    def logprobs(self, rollouts: Rollouts) -> Ragged:
+        return self.generator.logprobs(rollouts)
+
 
 class RayRolloutPool:
     """Rollout workers as one role."""
@@ -60,3 +63,7 @@ class RayRolloutPool:
         (shared,) = parts_of(weights)
         parts = [worker.update.remote(shared, version) for worker in self.workers]
         return RayRef(parts, f"rollout: weights of version {version}", self.deadline)
+
+    def logprobs(self, rollouts: Rollouts) -> RayRef[Ragged]:
+        parts = [worker.logprobs.remote(rollouts) for worker in self.workers]
+        return RayRef(parts, "rollout: log-probabilities", self.deadline, Ragged.concatenate)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from actors.weights import engine_arguments, replace_weights
+from actors.weights import engine_arguments, replace_weights, weight_names
 from pit_ray.config import Config
 from pit_ray.data.randomness import derive_seed
 from pit_ray.errors import DataError, InfraError
@@ -28,6 +28,7 @@ class VllmGenerator:
         dtype = torch_dtype(config.model.dtype)
         rollout, trust = config.actors.rollout, config.model.trust_remote_code
         self.llm = LLM(**engine_arguments(model, rollout, dtype, max_model_len, trust))
+        self.names = weight_names(model, trust)
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
         """One generate call in uid order on a fresh prefix cache; the draw of a response derives from its uid."""
@@ -64,11 +65,34 @@ class VllmGenerator:
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files:
             raise DataError(f"{folder}: no .safetensors file to load weights from")
-        self.update({name: tensor for file in files for name, tensor in load_file(file).items()}, version)
+        replace_weights(self.llm, (pair for file in files for pair in load_file(file).items()))
+        self.version = version
 
     def update(self, weights: dict[str, torch.Tensor], version: int) -> None:
-        """Takes a learner's weights; rollouts made afterwards carry `version`."""
-        if not weights:
-            raise InfraError("a weight update without weights")
+        """Takes a learner's weights; rollouts made afterwards carry `version`. InfraError unless they are all of the
+        model's and no others."""
+        lacking, strange = sorted(self.names - weights.keys()), sorted(weights.keys() - self.names)
+        if lacking or strange:
+            raise InfraError(
+                f"the weights of policy version {version} are not the model's (a partial sync): {len(lacking)} of "
+                f"{len(self.names)} are missing {lacking[:1]}, {len(strange)} are unknown {strange[:1]}"
+            )
         replace_weights(self.llm, weights.items())
         self.version = version
+
+    def logprobs(self, rollouts: Rollouts) -> Ragged:
+        """This engine's log-probabilities of given responses at temperature 1, one prefill for each."""
+        from vllm import SamplingParams
+
+        contexts, response = rollouts.prompts.contexts().rows(), rollouts.response.rows()
+        asked: list[Any] = [
+            {"prompt_token_ids": [*context.tolist(), *row.tolist()]}
+            for context, row in zip(contexts, response, strict=True)
+        ]
+        parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs: list[Any] = self.llm.generate(asked, parameters, use_tqdm=False)
+        found = [
+            [step[token].logprob for step, token in zip(out.prompt_logprobs[-len(row) :], row.tolist(), strict=True)]
+            for out, row in zip(outputs, response, strict=True)
+        ]
+        return Ragged.of(found, np.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pit_ray.config.actors import RolloutActors
 
@@ -59,6 +60,14 @@ def engine_arguments(
     else:
         arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
     return arguments
+
+
+def weight_names(model: Path, trust_remote_code: bool) -> frozenset[str]:
+    """The parameters that a learner of this model sends; a tied head goes by its embedding's name alone."""
+    config = AutoConfig.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return frozenset(name for name, _ in empty.named_parameters())
 
 
 def replace_weights(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -30,6 +30,8 @@ class PpoState:
     """Mean score of each step of the phase, for its end rule."""
     kl: float = 0.0
     """Mean KL of the last step, nats per response."""
+    entropy: float | None = None
+    """Mean entropy in the stage's first step, nats per token: what a collapse is measured against."""
 
     def advanced(self, metrics: Metrics, kl_coefficient: float) -> PpoState:
         """The state after a step with these metrics."""
@@ -40,6 +42,7 @@ class PpoState:
             kl_coefficient=kl_coefficient,
             scores=(*self.scores, metrics.mean("objective/score")),
             kl=metrics.mean("objective/kl"),
+            entropy=self.entropy if self.step else metrics.mean("objective/entropy"),
         )
 
     def next_phase(self) -> PpoState:

@@ -19,6 +19,7 @@ from pit_ray.learn.supervised import fit
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, torch_dtype
+from pit_ray.models.logprobs import token_logprobs
 from pit_ray.recorder import RolloutRecorder
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import FitJob, GenerateRequest, LearnerSpec, Ref, Resolved, ScoreKind
@@ -72,6 +73,12 @@ class TorchRollout:
         self.version = version
         return Resolved(None)
 
+    def logprobs(self, rollouts: Rollouts) -> Resolved[Ragged]:
+        contexts, response = rollouts.prompts.contexts(), rollouts.response
+        with torch.inference_mode():
+            found, _ = token_logprobs(self.model, *collate(contexts.rows(), response.rows(), torch.device("cpu")))
+        return Resolved(Ragged(found.numpy(), response.offsets))
+
 
 class TorchScorer:
     """Reward and reference scorer over models in this process."""
@@ -117,6 +124,9 @@ class TorchLearner:
 
     def weights(self) -> Resolved[Any]:
         return Resolved(self.learner.weights())
+
+    def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> Resolved[Metrics]:
+        return Resolved(self.learner.verify(canary, answers.result(), version))
 
     def save(self, folder: Path) -> Resolved[None]:
         self.learner.engine.save(folder)

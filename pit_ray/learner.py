@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pit_ray import canary
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.templates import Renderer
 from pit_ray.experience import build_experience
 from pit_ray.learn import ppo
+from pit_ray.learn.batches import collate
 from pit_ray.learn.engine import EngineFactory
 from pit_ray.learn.modules import ActorCritic
 from pit_ray.metrics import Metrics
@@ -19,6 +22,8 @@ from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
 
 RATIO_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+CANARY_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+"""Nats between a sampler's and the learner's log-probability of one token of the canary."""
 
 
 class PpoLearner:
@@ -33,6 +38,7 @@ class PpoLearner:
         value = load_scalar(spec.value, self.dtype, new_head_seed=head_seed, trust_remote_code=spec.trust_remote_code)
         updates = spec.total_steps * spec.ppo.epochs * spec.ppo.minibatches
         self.engine = make_engine(ActorCritic(self.policy, value), spec.ppo.optimizer, updates)
+        self.answers: canary.Answers | None = None
 
     def learn(self, rollouts: Rollouts, scores: Scores, reference: Ragged, kl_coefficient: float, seed: int) -> Metrics:
         """One PPO step; this rank's part of the metrics."""
@@ -43,6 +49,17 @@ class PpoLearner:
     def weights(self) -> dict[str, Tensor]:
         """The whole policy on rank 0, {} elsewhere."""
         return self.engine.full_state("policy")
+
+    def verify(self, asked: Rollouts, answers: Ragged, version: int) -> Metrics:
+        """Compares the samplers' answers (a row each) with this learner's; every rank must call, rank 0 compares."""
+        batch = collate(asked.prompts.contexts().rows(), asked.response.rows(), self.engine.device)
+        with torch.no_grad():
+            logprobs_T, *_ = self.engine(*batch)
+        if self.engine.rank != 0:
+            return Metrics()
+        now = canary.Answers(version, logprobs_T.float().cpu().numpy(), np.stack(answers.rows()))
+        before, self.answers = self.answers, now
+        return canary.check(now, before, CANARY_TOLERANCE[self.dtype])
 
     def write_model(self, folder: Path) -> None:
         """Writes policy, tokenizer and renderer as a Hugging Face folder (rank 0; every rank must call)."""

@@ -110,6 +110,10 @@ class RolloutPool(Protocol):
     def sync(self, weights: Ref[Any], version: int) -> Ref[None]:
         """Takes a learner's weights in place; rollouts made afterwards carry `version`."""
 
+    def logprobs(self, rollouts: Rollouts) -> Ref[Ragged]:
+        """Every worker's own log-probabilities of given responses at temperature 1: the first worker's rows, then the
+        second's, and so on."""
+
 
 class Scorer(Protocol):
     """Reward or gap reward."""
@@ -139,6 +143,10 @@ class Learner(Protocol):
 
     def weights(self) -> Ref[Any]:
         """The policy's weights for `RolloutPool.sync`."""
+
+    def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> Ref[Metrics]:
+        """Compares the workers' log-probabilities of the canary (a row each) with the learner's own; TrainingError
+        where they disagree (see `canary.check`)."""
 
     def save(self, folder: Path) -> Ref[None]:
         """Writes the state to resume from."""

@@ -22,9 +22,9 @@ ORDER = (
     ("maths",),
     ("models",),
     ("learn",),
-    ("experience", "curriculum", "scoring"),
+    ("experience", "curriculum", "scoring", "canary"),
     ("methods", "evaluate", "improve", "learner", "recorder", "stages"),
-    ("driver", "in_process"),
+    ("driver", "in_process", "replay"),
 )
 """Inside pit_ray: each may import its own group and those before it."""
 RANK = {name: rank for rank, group in enumerate(ORDER) for name in group}

@@ -177,6 +177,10 @@ class Ppo(Section):
     missing_eos_penalty: NonNegativeFloat = 1.0
     """Subtracted from the score of a response that did not end by itself."""
     kl: Kl = Kl()
+    token_kl_limit: PositiveFloat | None = 2.0
+    """The run stops as failed when the mean KL to the reference policy passes this, in nats per response token."""
+    entropy_floor: float = Field(0.05, ge=0, lt=1)
+    """The run stops as failed when the mean entropy falls below this share of the stage's first step's. 0: never."""
     optimizer: Optimizer = Optimizer(lr=1e-5, schedule="constant", warmup_steps=0)
     checkpoint_every: PositiveInt = 10
     """Steps between resumable checkpoints."""

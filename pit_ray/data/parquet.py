@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pit_ray.records import Pairs, Ragged
+from pit_ray.records import Pairs, Prompts, Ragged, Rollouts
 
 DRAFT_LIMIT = b"pit_ray.draft_limit"
+SHARED = b"pit_ray.shared"
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -38,6 +41,35 @@ def read_pairs(path: Path) -> Pairs:
     ragged = {name: _ragged(table.column(name)) for name in ("prompt", "chosen", "rejected")}
     limit = (table.schema.metadata or {}).get(DRAFT_LIMIT, b"").decode()
     return Pairs(uid=table.column("uid").to_numpy(), **ragged, draft_limit=int(limit) if limit else None)
+
+
+def write_rollouts(rollouts: Rollouts, more: Mapping[str, np.ndarray | Ragged], path: Path) -> None:
+    """Rollouts as token ids, one row a sample, with `more` columns; `read_rollouts` gives them back to the bit."""
+    prompts = rollouts.prompts
+    fields: dict[str, np.ndarray | Ragged] = {
+        "uid": prompts.uid, "prompt": prompts.prompt, "draft": prompts.draft, "draft_source": prompts.draft_source,
+        "response": rollouts.response, "logprobs": rollouts.logprobs, "finished": rollouts.finished, **more,
+    }  # fmt: skip
+    columns = {name: list_column(c) if isinstance(c, Ragged) else pa.array(c) for name, c in fields.items()}
+    bridge = None if prompts.bridge is None else prompts.bridge.tolist()
+    shared = {"bridge": bridge, "version": rollouts.version, "temperature": rollouts.temperature}
+    write_table(pa.table(columns).replace_schema_metadata({SHARED: json.dumps(shared)}), path)
+
+
+def read_rollouts(path: Path, more: Sequence[str]) -> tuple[Rollouts, dict[str, Any]]:
+    """What `write_rollouts` wrote: the rollouts, and the columns named in `more`."""
+    table = pq.read_table(path)
+    shared = json.loads(table.schema.metadata[SHARED])
+
+    def column(name: str) -> Any:
+        found = table.column(name)
+        return _ragged(found) if pa.types.is_list(found.type) else found.to_numpy()
+
+    bridge = None if shared["bridge"] is None else np.array(shared["bridge"], dtype=np.int32)
+    prompts = Prompts(column("uid"), column("prompt"), column("draft"), column("draft_source"), bridge)
+    response, logprobs, finished = column("response"), column("logprobs"), column("finished")
+    rollouts = Rollouts(prompts, response, logprobs, finished, shared["version"], shared["temperature"])
+    return rollouts, {name: column(name) for name in more}
 
 
 def list_column(rows: Ragged) -> pa.Array:

@@ -76,14 +76,19 @@ def micro_steps(engine: Engine, losses: list[Callable[[], Tensor]], count: float
     """One optimisation step: Σ of this rank's micro-batch loss sums over the global `count`; returns the gradient norm.
 
     Dividing by the global count makes the result independent of micro-batching and of the number of ranks.
-    Raises TrainingError on a loss that is not finite, before the parameters are touched.
+    Raises TrainingError on a loss that is not finite, before the parameters are touched, and on a gradient that is not.
     """
     for i, loss in enumerate(losses):
         value = loss() / count
         if not torch.isfinite(value):
-            raise TrainingError("the loss is not finite")
+            raise TrainingError(
+                f"the loss is not finite ({value}); lower optimizer.lr, look for bad values in the batch"
+            )
         engine.accumulate(value * engine.world, last=i == len(losses) - 1)
-    return engine.apply()
+    norm = engine.apply()
+    if not math.isfinite(norm):
+        raise TrainingError(f"the gradient is not finite (norm {norm}); lower optimizer.lr or optimizer.grad_clip")
+    return norm
 
 
 class TorchEngine:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pit_ray.canary import canary
 from pit_ray.config.tree import Phase, Ppo
 from pit_ray.curriculum import (
     IMPROVER,
@@ -25,12 +26,14 @@ from pit_ray.curriculum import (
 )
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.splits import draw_order
+from pit_ray.errors import TrainingError
 from pit_ray.improve import without_end
 from pit_ray.metrics import Metrics
-from pit_ray.records import Pairs, Prompts
-from pit_ray.roles import Learner, LearnerSpec, Recorder, ReferenceScorer, RolloutPool, Scorer
+from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
+from pit_ray.roles import Learner, LearnerSpec, Recorder, Ref, ReferenceScorer, RolloutPool, Scorer
 from pit_ray.run_folder import write_json
 from pit_ray.stages.context import RunContext
+from pit_ray.stages.stop import LearnBatch, past_limits, save_stop
 
 DRAFT_BLOCK = 16
 """Steps whose drafts are sampled in one go, so that the rollout workers change weights seldom."""
@@ -44,6 +47,7 @@ class PpoStage:
     name: str
     ppo: Ppo
     pairs: Pairs
+    canary: Rollouts
     rollout: RolloutPool
     reward: Scorer
     reference: ReferenceScorer
@@ -69,9 +73,9 @@ def run(context: RunContext, name: str) -> None:
     start = context.model("sft_policy" if policy else "sft_improver")
     scored_by = context.model("reward") if policy else context.gap_model()
     total = sum(phase.steps for phase in ppo.phases)
-    deployment = context.deployment
+    deployment, pairs = context.deployment, context.pairs("rl")
     stage = PpoStage(
-        context, name, ppo, context.pairs("rl"), deployment.rollout(), deployment.reward(),
+        context, name, ppo, pairs, canary(pairs, context.renderer.eos), deployment.rollout(), deployment.reward(),
         deployment.reference(), deployment.learner(), deployment.recorder(),
     )  # fmt: skip
     state, resume = last_checkpoint(stage.folder, PpoState(kl_coefficient=ppo.kl.coefficient))
@@ -122,12 +126,12 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
         seed = derive_seed(stage.context.config.seed, stage.name, "learn", state.step)
         recorded = stage.recorder.record(record_path(stage, state), rollouts, scores)
         with stage.timed("learn"):
-            metrics = stage.learner.learn(rollouts, scores, reference, state.kl_coefficient, seed).result()
+            metrics = learn(stage, state, rollouts, scores, reference, seed)
         kl = controller(stage.ppo.kl, state.kl_coefficient)
         kl = kl.updated(metrics.mean("objective/kl"), stage.ppo.rollouts_per_step)
         state = state.advanced(metrics, kl.coefficient)
         with stage.timed("sync"):
-            sync(stage, state)
+            metrics |= sync(stage, state)
         metrics = metrics | recorded.result() | timings(stage, metrics, time.monotonic() - started)
         stage.context.tracker.log(stage.name, phase.name, state.step - 1, metrics)
         if state.step % stage.ppo.checkpoint_every == 0:
@@ -136,9 +140,33 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
     return state
 
 
-def sync(stage: PpoStage, state: PpoState) -> None:
-    """The learner's weights to every rollout worker."""
+def learn(
+    stage: PpoStage, state: PpoState, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], seed: int
+) -> Metrics:
+    """The step's update. Where it fails, or passes a limit, its batch is saved and TrainingError names cause and place;
+    nothing of the step is kept, so the last checkpoint is the last good one."""
+    metrics, last = Metrics(), state.step
+    try:
+        metrics = stage.learner.learn(rollouts, scores, reference, state.kl_coefficient, seed).result()
+        cause = past_limits(stage.ppo, metrics, state.entropy)
+        last -= 1  # what passed a limit are the weights that the step began with
+    except TrainingError as error:
+        cause = str(error)
+    if cause is None:
+        return metrics
+    batch = LearnBatch(rollouts.result(), scores.result(), reference.result(), state.kl_coefficient, seed)
+    saved = save_stop(stage.folder, state.step, batch, cause, metrics)
+    good = checkpoint_until(stage.folder, last)
+    raise TrainingError(
+        f"{stage.name}, step {state.step}: {cause}. Its batch is in {saved}; last good checkpoint: {good or 'none'}; "
+        f"to see it again: pit-ray replay {stage.context.folder.path} {state.step} --stage {stage.name}"
+    )
+
+
+def sync(stage: PpoStage, state: PpoState) -> Metrics:
+    """The learner's weights to every rollout worker; TrainingError unless all then agree about the canary."""
     stage.rollout.sync(stage.learner.weights(), state.step).result()
+    return stage.learner.verify(stage.canary, stage.rollout.logprobs(stage.canary), state.step).result()
 
 
 def timings(stage: PpoStage, metrics: Metrics, seconds: float) -> Metrics:
@@ -210,6 +238,12 @@ def save(stage: PpoStage, state: PpoState) -> None:
     part.rename(final)
     for old in sorted(folder.glob("step-*"))[: -stage.ppo.keep_checkpoints]:
         shutil.rmtree(old)
+
+
+def checkpoint_until(folder: Path, step: int) -> Path | None:
+    """The stage's newest checkpoint with at most so many steps done."""
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    return next((path for path in reversed(found) if int(path.name.split("-")[1]) <= step), None)
 
 
 def last_checkpoint(folder: Path, fresh: PpoState) -> tuple[PpoState, Path | None]:

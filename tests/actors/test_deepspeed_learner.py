@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +20,24 @@ from actors.plan import Bundle
 from pit_ray.config import Config
 from pit_ray.config.actors import LearnerActors
 from pit_ray.config.tree import Optimizer, Phase, Ppo
+from pit_ray.data.templates import Renderer
+from pit_ray.data.worlds import notes
+from pit_ray.errors import TrainingError
 from pit_ray.in_process import TorchLearner
-from pit_ray.metrics import Metrics
-from pit_ray.records import Prompts, Ragged, Rollouts, Scores
+from pit_ray.learn import reward, sft
+from pit_ray.learn.engine import EngineFactory, TorchEngine
+from pit_ray.learn.modules import Policy, Reward
+from pit_ray.learner import PpoLearner
+from pit_ray.metrics import Metrics, merge
+from pit_ray.models.load import load_causal, load_scalar
+from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec, Resolved
 
 pytestmark = pytest.mark.slow
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+Batch = tuple[Rollouts, Scores, Ragged]
+KINDS = ("policy", "gap reward", "ppo")
 
 
 def ppo(micro_batch_tokens: int) -> Ppo:
@@ -44,8 +61,14 @@ def spec(folders: dict[str, Path], micro_batch_tokens: int = 600) -> LearnerSpec
     )
 
 
+def once(folders: dict[str, Path], micro_batch_tokens: int) -> LearnerSpec:
+    """A PPO step of a single update."""
+    started = spec(folders, micro_batch_tokens)
+    return replace(started, ppo=started.ppo.model_copy(update={"epochs": 1, "minibatches": 1}))
+
+
 @pytest.fixture(scope="module")
-def batch(prompts: Prompts) -> tuple[Rollouts, Scores, Ragged]:
+def batch(prompts: Prompts) -> Batch:
     """Made-up responses with scores and reference log-probabilities: the learner must not care where they come from."""
     rng = np.random.default_rng(0)
     responses = Ragged.of(rng.integers(5, 60, size=rng.integers(3, 20)) for _ in range(len(prompts)))
@@ -55,7 +78,80 @@ def batch(prompts: Prompts) -> tuple[Rollouts, Scores, Ragged]:
     return rollouts, Scores(score, np.zeros_like(score)), noise
 
 
-def train(learner: Any, started: LearnerSpec, batch: tuple[Rollouts, Scores, Ragged]) -> tuple[Metrics, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def pairs(renderer: Renderer) -> Pairs:
+    return renderer.tokenise(notes.pairs(12, 4))
+
+
+@pytest.fixture(scope="module")
+def dropping(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same models, made with dropout."""
+    made = {name: tmp_path_factory.mktemp("dropout") / name for name in folders}
+    for name, folder in folders.items():
+        shutil.copytree(folder, made[name])
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"attention_dropout": 0.5}
+        (made[name] / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return made
+
+
+def one_step(
+    make: EngineFactory, kind: str, started: LearnerSpec, batch: Batch, pairs: Pairs, bridge: np.ndarray
+) -> tuple[Metrics, dict[str, torch.Tensor]]:
+    """Metrics and gradients of one step on fresh weights; every rank calls."""
+    budget, optimizer = started.ppo.optimizer.micro_batch_tokens, started.ppo.optimizer
+    if kind == "ppo":
+        learner = PpoLearner(started, make)
+        engine: Any = learner.engine
+    elif kind == "policy":
+        engine = make(Policy(load_causal(started.policy, torch.float32)), optimizer, 3)
+    else:
+        engine = make(Reward(load_scalar(started.value, torch.float32)), optimizer, 3)
+    gradients, apply = {}, engine.apply
+
+    def recording() -> float:
+        from deepspeed.utils import safe_get_full_grad  # slow to import, also where these tests are only collected
+
+        module = engine.module if isinstance(engine, TorchEngine) else engine.engine.module
+        for name, parameter in module.named_parameters():
+            gradients[name] = safe_get_full_grad(parameter).detach().cpu().clone()
+        return apply()
+
+    engine.apply = recording
+    if kind == "ppo":
+        return learner.learn(*batch, 0.05, 0), gradients
+    if kind == "policy":
+        return sft.step(engine, pairs, None, 1, budget), gradients
+    return reward.step(engine, pairs, bridge, 1, budget), gradients
+
+
+def on_ranks(
+    actors: list[Any], zero: int, kind: str, started: LearnerSpec, batch: Batch, pairs: Pairs, bridge: np.ndarray
+) -> tuple[Metrics, dict[str, torch.Tensor]]:
+    """`one_step` on DeepSpeed in every actor."""
+
+    def run(actor: Any) -> tuple[Metrics, dict[str, torch.Tensor]]:
+        from actors.deepspeed_engine import engine_factory
+
+        return one_step(engine_factory(zero, torch.float32), kind, started, batch, pairs, bridge)
+
+    found = ray.get([actor.__ray_call__.remote(run) for actor in actors], timeout=300)
+    return merge([metrics for metrics, _ in found]), found[0][1]
+
+
+def check_same_step(
+    expected: tuple[Metrics, dict[str, torch.Tensor]], found: tuple[Metrics, dict[str, torch.Tensor]]
+) -> None:
+    """Losses to 1e-6, the gradient of every parameter to 1e-5 of its norm."""
+    losses = [name for name in expected[0] if name.startswith("loss/")]
+    assert losses and found[1].keys() == expected[1].keys()
+    for name in losses:
+        assert found[0].mean(name) == pytest.approx(expected[0].mean(name), rel=1e-6, abs=1e-6), name
+    for name, gradient in expected[1].items():
+        assert gradient.norm() > 0, name
+        assert (found[1][name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def train(learner: Any, started: LearnerSpec, batch: Batch) -> tuple[Metrics, dict[str, Any]]:
     """Metrics of the second of two steps, and the policy after them."""
     learner.start(started, None).result()
     for step in range(2):
@@ -70,16 +166,19 @@ def check_equal(expected: tuple[Metrics, dict[str, Any]], found: tuple[Metrics, 
         torch.testing.assert_close(weight, expected[1][name], rtol=1e-4, atol=2e-5)
 
 
-def test_micro_batches_change_nothing(folders: dict[str, Path], batch: tuple[Rollouts, Scores, Ragged]) -> None:
+def test_micro_batches_change_nothing(folders: dict[str, Path], batch: Batch) -> None:
     check_equal(train(TorchLearner(), spec(folders, 10**6), batch), train(TorchLearner(), spec(folders, 300), batch))
 
 
-@pytest.mark.parametrize(("zero", "ranks"), [(0, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("zero", "ranks"), [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
 def test_zero_and_ranks_change_nothing(
     local_ray: None,
     config: Config,
     folders: dict[str, Path],
-    batch: tuple[Rollouts, Scores, Ragged],
+    dropping: dict[str, Path],
+    batch: Batch,
+    pairs: Pairs,
+    renderer: Renderer,
     tmp_path: Path,
     zero: int,
     ranks: int,
@@ -94,6 +193,11 @@ def test_zero_and_ranks_change_nothing(
     ]
     host, port = ray.get(actors[0].address.remote())
     ray.get([actor.join.remote(host, port) for actor in actors], timeout=300)
+    for kind in KINDS:
+        # One micro-batch of ordinary models in one process; here small ones, of models made with dropout.
+        expected = one_step(TorchEngine, kind, once(folders, 10**6), batch, pairs, renderer.bridge)
+        found = on_ranks(actors, zero, kind, once(dropping, 300), batch, pairs, renderer.bridge)
+        check_same_step(expected, found)
     learner = RayLearner(actors, deadline=300)
     check_equal(train(TorchLearner(), spec(folders), batch), train(learner, spec(folders), batch))
     learner.save(tmp_path / "state").result()
@@ -102,5 +206,19 @@ def test_zero_and_ranks_change_nothing(
     learner.start(spec(folders), tmp_path / "state").result()
     resumed = learner.learn(*(Resolved(part) for part in batch), 0.05, 2).result()
     assert resumed.values_by_name() == third.values_by_name(), "a resumed learner must go on exactly"
+    if ranks == 2:
+        check_one_rank_can_fail(learner, batch)
     for actor in actors:
         ray.kill(actor)
+
+
+def check_one_rank_can_fail(learner: RayLearner, batch: Batch) -> None:
+    """A loss without a number on one rank alone is told at once, although the other rank waits for it."""
+    rollouts, scores, reference = batch
+    logprobs = Ragged(rollouts.logprobs.values.copy(), rollouts.logprobs.offsets)
+    logprobs.values[0] = np.nan
+    broken = replace(rollouts, logprobs=logprobs)
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match="the loss is not finite"):
+        learner.learn(Resolved(broken), Resolved(scores), Resolved(reference), 0.05, 3).result()
+    assert time.monotonic() - began < 60

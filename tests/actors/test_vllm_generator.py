@@ -15,11 +15,15 @@ from transformers import AutoModelForCausalLM
 from actors.plan import Bundle
 from actors.rollout import RayRolloutPool, RolloutActor
 from actors.weights import engine_environment
+from pit_ray.canary import canary
 from pit_ray.config import Config
+from pit_ray.config.tree import Phase, Ppo
 from pit_ray.data.templates import Renderer
-from pit_ray.errors import DataError
+from pit_ray.data.worlds import notes
+from pit_ray.errors import DataError, InfraError, TrainingError
+from pit_ray.in_process import TorchLearner
 from pit_ray.records import Prompts, Rollouts
-from pit_ray.roles import GenerateRequest, Resolved
+from pit_ray.roles import GenerateRequest, LearnerSpec, Resolved
 from pit_ray.scoring import ReferencePolicy
 
 pytestmark = pytest.mark.slow
@@ -63,7 +67,7 @@ def moved(folder: Path, target: Path) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_sampler_and_learner_agree_on_log_probabilities(
     pool: RayRolloutPool, prompts: Prompts, folders: dict[str, Path], temperature: float
 ) -> None:
@@ -88,6 +92,68 @@ def test_new_weights_are_used_and_old_ones_are_noticed(
     again = pool.generate(prompts, request()).result()
     assert np.array_equal(again.response.values, before.response.values)
     assert np.array_equal(again.logprobs.values, before.logprobs.values)
+
+
+@pytest.fixture
+def ahead(pool: RayRolloutPool, folders: dict[str, Path], asked: Rollouts) -> TorchLearner:
+    """A learner one small update ahead of the workers, with which it agreed before."""
+    ppo = Ppo(phases=(Phase(name="p", drafts="annotated", steps=3),))
+    policy, learner = folders["policy"], TorchLearner()
+    learner.start(LearnerSpec(policy, folders["reward"], policy, ppo, "float32", 3, 11, False), None)
+    pool.load(policy, 0).result()
+    assert difference(learner, pool, asked, 0) < 1e-4
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in learner.learner.policy.parameters():
+            parameter += 1e-3 * torch.randn(parameter.shape, generator=generator)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def asked(renderer: Renderer) -> Rollouts:
+    return canary(renderer.tokenise(notes.pairs(24, 3)), renderer.eos)
+
+
+def difference(learner: TorchLearner, pool: RayRolloutPool, asked: Rollouts, version: int) -> float:
+    return learner.verify(asked, pool.logprobs(asked), version).result().mean("val/canary_difference")
+
+
+def new_weights(learner: TorchLearner) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in learner.learner.policy.named_parameters()}
+
+
+def test_workers_agree_with_the_learner_after_a_sync(
+    pool: RayRolloutPool, ahead: TorchLearner, asked: Rollouts
+) -> None:
+    pool.sync(Resolved(new_weights(ahead)), 1).result()
+    assert difference(ahead, pool, asked, 1) < 1e-4
+
+
+def test_a_worker_that_a_sync_passed_over_is_named(pool: RayRolloutPool, ahead: TorchLearner, asked: Rollouts) -> None:
+    ray.get(pool.workers[0].update.remote(new_weights(ahead), 1))
+    with pytest.raises(TrainingError, match=r"rollout/1 .* version 1: .* differ by up to .*stale weights"):
+        difference(ahead, pool, asked, 1)
+
+
+def test_a_worker_that_took_over_a_part_is_named(pool: RayRolloutPool, ahead: TorchLearner, asked: Rollouts) -> None:
+    weights, name = new_weights(ahead), "model.layers.1.mlp.down_proj.weight"
+    old = dict(AutoModelForCausalLM.from_pretrained(ahead.learner.spec.policy).named_parameters())[name].detach()
+    ray.get([pool.workers[0].update.remote(weights, 1), pool.workers[1].update.remote(weights | {name: old}, 1)])
+    with pytest.raises(TrainingError, match=r"rollout/1 .* version 1: .*partial sync"):
+        difference(ahead, pool, asked, 1)
+
+
+def test_weights_that_are_not_all_of_the_models_are_refused(
+    pool: RayRolloutPool, prompts: Prompts, ahead: TorchLearner
+) -> None:
+    weights = new_weights(ahead)
+    lacking = {name: tensor for name, tensor in weights.items() if "layers.1.mlp.up_proj" not in name}
+    said = rf"version 1 .* 1 of {len(weights)} are missing \['model.layers.1.mlp.up_proj.weight'\], 0 are unknown"
+    with pytest.raises(InfraError, match=said):
+        pool.sync(Resolved(lacking), 1).result()
+    with pytest.raises(InfraError, match=r"1 are unknown \['value.weight'\]"):
+        pool.sync(Resolved(weights | {"value.weight": torch.zeros(1)}), 1).result()
+    assert pool.generate(prompts, request()).result().version == 0
 
 
 def test_rollouts_depend_on_requests_and_not_on_who_serves_them(

@@ -55,7 +55,8 @@ def test_two_workers_two_ranks_zero_3(tmp_path: Path) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in metrics if record["stage"].startswith("ppo")]
     assert [record["phase"] for record in steps] == ["policy"] * 2 + ["annotated"] * 2 + ["on_policy"]
-    assert all(record["val/sampler_mismatch_max"] < 1e-4 for record in steps), "vLLM holds other weights than DeepSpeed"
+    for name in ("val/sampler_mismatch_max", "val/canary_difference"):
+        assert all(record[name] < 1e-4 for record in steps), "vLLM holds other weights than DeepSpeed"
     table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000002.parquet")
     assert table.num_rows == 16 == len(set(table["uid"].to_pylist()))
     assert set(table["policy_version"].to_pylist()) == {2} and set(table["draft_source"].to_pylist()) == {"policy"}
@@ -67,6 +68,9 @@ def test_two_workers_two_ranks_zero_3(tmp_path: Path) -> None:
     before = (run / "metrics.jsonl").read_text()
     pit_ray("train", "recipe.yaml", "run=run", cwd=tmp_path)
     assert (run / "metrics.jsonl").read_text() == before, "a finished run must not train again"
+
+    assert "ppo_improver, step 2: all 2" in pit_ray("replay", "run", "2", cwd=tmp_path)
+    assert (run / "metrics.jsonl").read_text() == before
 
     prompt = "tell anna about the lamp , the boat , the garden ; ask for the key"
     rows = [{"prompt": prompt, "draft": "dear anna .", "id": 1}, {"prompt": prompt, "id": 2}]

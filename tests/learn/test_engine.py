@@ -72,6 +72,12 @@ def test_a_loss_that_is_not_finite_stops_before_any_parameter_changes(bad: float
     assert module.weight.item() == 2.0
 
 
+def test_a_gradient_that_is_not_finite_stops_although_the_loss_is() -> None:
+    engine = TorchEngine(line(), Optimizer(), 10)
+    with pytest.raises(TrainingError, match="the gradient is not finite"):
+        micro_steps(engine, [lambda: engine(torch.tensor([0.0])).sum().sqrt()], 1.0)
+
+
 def train(engine: TorchEngine, steps: range) -> None:
     """Each step has data of its own, so that no two are alike."""
     for step in steps:

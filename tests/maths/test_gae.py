@@ -51,3 +51,14 @@ def test_three_tokens_by_hand() -> None:
     found, returns = advantages(np.array([1.0, 0.0, 2.0]), np.array([0.5, 1.0, -1.0]), gamma=0.5, lam=0.5)
     assert found.tolist() == pytest.approx([0.8125, -0.75, 3.0])
     assert returns.tolist() == pytest.approx([1.3125, 0.25, 2.0])
+
+
+def test_advantages_carry_from_one_sampled_part_to_the_next_by_hand() -> None:
+    # Written: tokens 2, 3 and 6 of seven. What stands between counts for nothing, so 6 follows 3 directly:
+    # δ_6 = 2 − 1 = 1, A_6 = 1; δ_3 = 0 + ½·1 − 2 = −1.5, A_3 = −1.5 + ¼·1; δ_2 = 1 + ½·2 − 0 = 2, A_2 = 2 + ¼·A_3.
+    mask = np.array([0, 0, 1, 1, 0, 0, 1], dtype=bool)
+    rewards = np.array([9.0, 9.0, 1.0, 0.0, 9.0, 9.0, 2.0])
+    values = np.array([7.0, 7.0, 0.0, 2.0, 7.0, 7.0, 1.0])
+    found, returns = advantages(rewards[mask], values[mask], gamma=0.5, lam=0.5)
+    assert found.tolist() == pytest.approx([1.6875, -1.25, 1.0])
+    assert returns.tolist() == pytest.approx([1.6875, 0.75, 2.0])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import rel_entr, softmax
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from pit_ray.maths.kl import KlController, k1, k3
+from pit_ray.maths.masked import row_sums
+from pit_ray.models.logprobs import token_logprobs
+from pit_ray.records import Ragged
 
 LOGITS = hnp.arrays(np.float64, 6, elements=st.floats(-4, 4))
 
@@ -20,6 +27,43 @@ def test_the_mean_of_both_estimators_over_the_policy_is_the_divergence(ours: np.
     exact = rel_entr(p, q).sum()
     assert p @ k1(np.log(p), np.log(q)) == pytest.approx(exact, abs=1e-9)
     assert p @ k3(np.log(p), np.log(q)) == pytest.approx(exact, abs=1e-9)
+
+
+def tiny(seed: int) -> LlamaForCausalLM:
+    """A language model over four tokens with clear preferences."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        initializer_range=1.0, pad_token_id=None, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def next_token(model: LlamaForCausalLM, before: tuple[int, ...]) -> np.ndarray:
+    with torch.no_grad():
+        return softmax(model(input_ids=torch.tensor([before])).logits[0, -1].double().numpy())
+
+
+def test_the_mean_kl_of_responses_is_the_divergence_of_the_models_over_all_of_them() -> None:
+    policy, reference, prompt = tiny(0), tiny(1), (2, 0)
+    responses = list(product(range(4), repeat=3))
+    ids = torch.tensor([[*prompt, *response] for response in responses])
+    mask = torch.arange(5).expand(len(ids), 5) >= 2
+    with torch.no_grad():
+        ours, theirs = (token_logprobs(m, ids, torch.ones_like(mask), mask)[0].numpy() for m in (policy, reference))
+    offsets = np.arange(0, 3 * len(ids) + 1, 3)
+    chance = np.exp(row_sums(Ragged(ours, offsets)))
+    # By the chain rule: at each place the divergence of the next token, as often as the policy comes there.
+    exact = 0.0
+    for length in range(3):
+        for written in product(range(4), repeat=length):
+            reached = np.prod([next_token(policy, (*prompt, *written[:t]))[token] for t, token in enumerate(written)])
+            p, q = (next_token(m, (*prompt, *written)) for m in (policy, reference))
+            exact += reached * rel_entr(p, q).sum()
+    assert chance.sum() == pytest.approx(1, abs=1e-5)
+    assert exact > 0.1
+    for estimator in (k1, k3):
+        assert chance @ row_sums(Ragged(estimator(ours, theirs), offsets)) == pytest.approx(exact, rel=1e-5)
 
 
 FLOATS = hnp.arrays(np.float32, 8, elements=st.floats(-1000, 0, width=32))
