@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from pit_ray.errors import ConfigError, InfraError
 from pit_ray.in_process import InProcess, TorchLearner, TorchRollout
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal
-from pit_ray.records import Ragged, Rollouts, Scores
+from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import GenerateRequest, LearnerSpec, Ref, Resolved
 from pit_ray.run_folder import RunFolder
 from pit_ray.tracking import read_metrics
@@ -340,11 +342,35 @@ def test_on_policy_drafts_are_sampled_at_the_temperature_of_later_use(finished: 
     assert [likeliest[prompt] for prompt in table["prompt"]] == table["draft"]
 
 
-class MortalLearner(TorchLearner):
-    """Dies when it is asked to learn from drafts once more than it may."""
+Act = Callable[[], None]
 
-    def __init__(self, life: int) -> None:
-        self.life = life
+
+def die() -> None:
+    raise InfraError("learner/0 died")
+
+
+def stop_by(number: int) -> Act:
+    """What `kill -NUMBER` does to the driver."""
+    return lambda: os.kill(os.getpid(), number)
+
+
+class DisturbedRollout(TorchRollout):
+    """Acts when it is asked for revisions for the time given, counted from 0."""
+
+    calls, act, at = 0, staticmethod(die), -1
+
+    def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
+        if prompts.bridge is not None:
+            self.calls += 1
+            if self.calls > self.at >= 0:
+                self.act()
+        return super().generate(prompts, request)
+
+
+class DisturbedLearner(TorchLearner):
+    """Acts when it is asked to learn from drafts for the time given, counted from 0."""
+
+    calls, act, at = 0, staticmethod(die), -1
 
     def start(self, spec: LearnerSpec, resume: Path | None) -> Resolved[None]:
         self.improving = spec.ppo.phases[0].drafts != "none"
@@ -354,21 +380,29 @@ class MortalLearner(TorchLearner):
         self, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], kl_coefficient: float, seed: int
     ) -> Resolved[Metrics]:
         if self.improving:
-            self.life -= 1
-            if self.life < 0:
-                raise InfraError("learner/0 died")
+            self.calls += 1
+            if self.calls > self.at >= 0:
+                self.act()
         return super().learn(rollouts, scores, reference, kl_coefficient, seed)
 
 
-class Mortal(InProcess):
-    """A deployment whose learner dies after `life` steps of the improver."""
+class Disturbed(InProcess):
+    """A deployment in which something happens in the improver's step that comes after `at` others."""
 
-    def __init__(self, *arguments: Any, life: int) -> None:
+    def __init__(self, *arguments: Any, while_doing: str, at: int, act: Act) -> None:
         super().__init__(*arguments)
-        self.life = life
+        self.where, self.at, self.act = while_doing, at, act
 
     def learner(self) -> TorchLearner:
-        return self._once("learner", lambda: MortalLearner(self.life))
+        return self._once("learner", lambda: self._disturbed(DisturbedLearner(), "learn"))
+
+    def rollout(self) -> TorchRollout:
+        return self._once("rollout", lambda: self._disturbed(DisturbedRollout(self.base(), self.eos()), "generate"))
+
+    def _disturbed(self, role: Any, where: str) -> Any:
+        if where == self.where:
+            role.at, role.act = self.at, self.act
+        return role
 
 
 def without_time(folder: RunFolder) -> list[dict[str, Any]]:
@@ -383,16 +417,23 @@ def rollout_tables(folder: RunFolder) -> dict[str, dict[str, list[Any]]]:
     return {str(file.relative_to(folder.path)): pq.read_table(file).to_pydict() for file in files}
 
 
-def test_a_run_that_died_twice_ends_as_if_it_had_not(finished: RunFolder, tmp_path: Path) -> None:
+def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(finished: RunFolder, tmp_path: Path) -> None:
     config = config_for(tmp_path / "disturbed")
     folder = RunFolder(config.run)
-    # In the second phase after a step that no checkpoint holds, then between the last two steps of the third.
-    for life, checkpoint in ((3, "step-000002-1"), (4, "step-000006-2")):
-        with pytest.raises(InfraError, match="learner/0 died"):
-            driver.train(config, deployment(config, Mortal, life=life))
-        assert max(path.name for path in (folder.stage("ppo_improver") / "checkpoints").iterdir()) == checkpoint
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for while_doing, at, act, ends_in, checkpoint in (
+        ("learn", 3, die, InfraError, "step-000002-1"),  # the second phase, after a step that no checkpoint holds
+        ("generate", 1, stop_by(signal.SIGTERM), 143, "step-000003-1"),  # the step is given up
+        ("learn", 0, stop_by(signal.SIGINT), 130, "step-000004-1"),  # the step is finished
+        ("learn", 2, die, InfraError, "step-000006-2"),  # between the last two steps of the third phase
+    ):
+        with pytest.raises(SystemExit if isinstance(ends_in, int) else ends_in) as end:
+            driver.train(config, deployment(config, Disturbed, while_doing=while_doing, at=at, act=act))
+        assert not isinstance(end.value, SystemExit) or end.value.code == ends_in
+        assert max((folder.stage("ppo_improver") / "checkpoints").glob("step-*")).name == checkpoint
         assert folder.seconds("ppo_policy") is not None
         assert folder.seconds("ppo_improver") is None
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     run_to_the_end(config)
     for stage in CAUSAL + REWARDS:
         ours, theirs = (load_file(f.model(stage) / "model.safetensors") for f in (folder, finished))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, model_validator
 from pit_ray.errors import DataError
 from pit_ray.evaluate.charts import Chart, Points, line_chart
 from pit_ray.evaluate.comparisons import Comparison, revisions
+from pit_ray.run_folder import write_text
 from pit_ray.tracking import duration, read_metrics, visible
 
 STAGES = {
@@ -109,9 +109,7 @@ def write_report(run: Path) -> Path:
         environment=json.dumps(environment, indent=2, ensure_ascii=False) if environment else None,
     )
     path = run / "report.html"
-    temporary = run / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
     return path
 
 
