@@ -13,6 +13,9 @@ from pit_ray.roles import Ref
 
 T = TypeVar("T")
 
+DEATH_SECONDS = 1.0
+"""How long to look for a dead actor behind another's error."""
+
 
 def first(values: Sequence[Any]) -> Any:
     """The first part: what rank or worker 0 returned."""
@@ -35,7 +38,7 @@ class RayRef(Generic[T]):
                 raise TimeoutError(self.what) from None
             raise InfraError(f"{self.what}: no answer within {self.deadline:g} s (actors.call_deadline)") from None
         except RayError as error:
-            raise translated(error, self.what) from error
+            raise translated(self._death() or error, self.what) from error
 
     def wait(self, timeout: float | None = None) -> None:
         limit = self.deadline if timeout is None else timeout
@@ -49,6 +52,17 @@ class RayRef(Generic[T]):
         for part in self.parts:
             ray.cancel(part)
 
+    def _death(self) -> RayActorError | None:
+        """Of an actor that a part was asked of: the other ranks complain about it before it is noticed itself."""
+        for part in self.parts:
+            try:
+                ray.get(part, timeout=DEATH_SECONDS)
+            except RayActorError as death:
+                return death
+            except RayError:
+                continue
+        return None
+
 
 def translated(error: RayError, what: str) -> PitRayError:
     """An error of ours that was raised in an actor as it was; anything else as an InfraError with its cause."""
@@ -56,7 +70,8 @@ def translated(error: RayError, what: str) -> PitRayError:
         return error.cause
     if isinstance(error, RayActorError):
         return InfraError(f"{what}: the actor died: {str(error).strip().splitlines()[-1]}")
-    return InfraError(f"{what}: {str(error).strip()}")
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return InfraError(f"{what}: {type(cause).__name__}: {str(cause).strip()}")
 
 
 def parts_of(ref: Ref[Any]) -> list[ray.ObjectRef]:
