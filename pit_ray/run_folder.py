@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in TORCH_WRITER):
-            raise
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, RuntimeError):
+            if not any(mark in reason for mark in TORCH_WRITER):
+                raise
+            reason = "torch.save failed"  # it says where in its own code, not why
         there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(there).free / 2**20
         raise InfraError(f"{path} cannot be written: {reason} ({free:,.0f} MiB are free there)") from error
@@ -132,18 +134,17 @@ class RunFolder:
         ConfigError with process, host and start of the driver that is already at work on it.
         """
         path = self.path / "lock"
-        with writing(path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a+", encoding="utf-8")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{self.path} is being worked on by {path.read_text(encoding='utf-8') or 'another process'}; "
-                    "wait for it, end it, or give another run=FOLDER"
-                ) from None
+        with ExitStack() as held:
             with writing(path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(path.open("a+", encoding="utf-8"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    at_work = path.read_text(encoding="utf-8") or "another process"
+                    raise ConfigError(
+                        f"{self.path} is being worked on by {at_work}; wait for it, end it, or give another run=FOLDER"
+                    ) from None
                 lock.truncate(0)
                 now = time.strftime("%Y-%m-%d %H:%M:%S")
                 lock.write(f"process {os.getpid()} on {socket.gethostname()}, started {now}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +446,68 @@ def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(finished: RunFold
     assert rollout_tables(folder) == rollout_tables(finished)
     ours, theirs = summary(folder), summary(finished)
     assert ours | {"seconds": None} == theirs | {"seconds": None}
+
+
+def before(stage: str, finished: RunFolder, run: Path) -> RunFolder:
+    """A copy of the finished run as it was when `stage` began."""
+    shutil.copytree(finished.path, run)
+    folder, later = RunFolder(run), STAGES[STAGES.index(stage) :]
+    for name in later:
+        shutil.rmtree(folder.stage(name))
+        shutil.rmtree(run / "rollouts" / name, ignore_errors=True)
+    shutil.rmtree(run / "evaluation")
+    (run / "report.html").unlink()
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["stage"] not in later))
+    return folder
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def contents(folder: RunFolder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder.path)): p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "named"),
+    [
+        ("ppo_policy", 100_000, "checkpoints/.part"),
+        ("evaluate", 2_000, "evaluation/summary.json"),
+        ("evaluate", 20_000, "report.html"),
+    ],
+)
+def test_a_full_disk_is_one_error_and_what_is_there_stays(
+    finished: RunFolder, tmp_path: Path, stage: str, size: int, named: str
+) -> None:
+    folder = before(stage, finished, tmp_path / "run")
+    config = config_for(folder.path)
+    there = contents(folder)
+    with pytest.raises(InfraError, match=rf"{folder.path}/.*{named}\S* cannot be written: "), largest_file(size):
+        driver.train(config, deployment(config))
+    now = contents(folder)
+    assert all(now[name].startswith(content) for name, content in there.items())
+    assert not [name for name in now if "part" in name]
+    run_to_the_end(config)
+    assert without_time(folder) == without_time(finished)
+    assert summary(folder) | {"seconds": None} == summary(finished) | {"seconds": None}
+
+
+def test_a_report_that_cannot_be_written_is_named_and_all_else_is_there(finished: RunFolder, tmp_path: Path) -> None:
+    folder = before("evaluate", finished, tmp_path / "run")
+    (folder.path / "report.html").mkdir()
+    with pytest.raises(InfraError, match=rf"{folder.path}/report.html cannot be written: Is a directory"):
+        run_to_the_end(config_for(folder.path))
+    assert summary(folder) | {"seconds": None} == summary(finished) | {"seconds": None}
+    assert folder.seconds("evaluate") is not None
 
 
 def generated(

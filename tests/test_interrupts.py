@@ -46,12 +46,6 @@ def test_a_signal_that_is_held_takes_effect_where_it_is_released() -> None:
     assert stop.value.code == 143 and reached == ["held"]
 
 
-def test_without_a_signal_nothing_happens() -> None:
-    with Interrupts() as interrupts:
-        interrupts.hold()
-        interrupts.release()
-
-
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_process_at_once(second: int) -> None:
     with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True) as process:

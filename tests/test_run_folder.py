@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,32 @@ except InfraError as error:
 def test_an_error_that_is_not_about_writing_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path):
         raise RuntimeError("shapes do not match")
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that takes nothing, also from root."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield folder
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"root may write everywhere, and mounting is not allowed here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_that_takes_nothing_is_named_before_anything_else(read_only: Path) -> None:
+    refused = pytest.raises(InfraError, match=rf"{read_only / 'run'}\S* cannot be written: ")
+    with refused, RunFolder(read_only / "run").locked():
+        pytest.fail("it took the lock")
+
+
+def test_a_run_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = pytest.raises(InfraError, match=rf"{tmp_path / 'file'}/run\S* cannot be written: Not a directory")
+    with refused, RunFolder(tmp_path / "file" / "run").locked():
+        pytest.fail("it took the lock")
