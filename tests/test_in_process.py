@@ -31,8 +31,10 @@ from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import GenerateRequest, LearnerSpec, Ref, Resolved
-from pit_ray.run_folder import RunFolder
-from pit_ray.tracking import read_metrics
+from pit_ray.run_folder import RunFolder, write_json
+from pit_ray.stages import supervised
+from pit_ray.stages.context import RunContext
+from pit_ray.tracking import Tracker, read_metrics
 
 STAGES = ("data", "sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver", "evaluate")
 CAUSAL = ("sft_policy", "sft_improver", "ppo_policy", "ppo_improver")
@@ -508,6 +510,32 @@ def test_a_report_that_cannot_be_written_is_named_and_all_else_is_there(finished
         run_to_the_end(config_for(folder.path))
     assert summary(folder) | {"seconds": None} == summary(finished) | {"seconds": None}
     assert folder.seconds("evaluate") is not None
+
+
+class Restarted:
+    """A worker group that dies in its third step, goes on from a checkpoint after the first, and finishes."""
+
+    def __init__(self, folder: Path) -> None:
+        lines = [json.dumps({"step": step, "loss/sft": [step, 1.0]}) + "\n" for step in range(4)]
+        self.folder = folder
+        self.written = iter([lines[:2], lines[:1], lines[:1], lines[:3], lines])
+
+    def result(self, timeout: float | None = None) -> None:
+        lines = next(self.written, None)
+        if lines is None:
+            write_json(self.folder / "finished.json", {"seconds": 1.0})
+        else:
+            (self.folder / "metrics.jsonl").write_text("".join(lines))
+
+
+def test_steps_that_a_worker_group_does_again_are_recorded_once(finished: RunFolder, tmp_path: Path) -> None:
+    folder = before("sft_policy", finished, tmp_path / "run")
+    config = config_for(folder.path)
+    tracker = Tracker(folder.path, config.tracking, {})
+    context = RunContext(config, folder, deployment(config)(folder), tracker)
+    item = supervised.job(context, "sft_policy")
+    supervised.follow(context, item, Restarted(item.folder))
+    assert [record["step"] for record in read_metrics(folder.path)] == [0, 1, 2, 3]
 
 
 def generated(
