@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -53,24 +54,29 @@ class RayRef(Generic[T]):
             ray.cancel(part)
 
     def _death(self) -> RayActorError | None:
-        """Of an actor that a part was asked of: the other ranks complain about it before it is noticed itself."""
+        """Of an actor that a part needed: others complain about it before it is noticed itself."""
         for part in self.parts:
             try:
                 ray.get(part, timeout=DEATH_SECONDS)
-            except RayActorError as death:
-                return death
-            except RayError:
-                continue
+            except RayError as error:
+                if isinstance(death := cause_of(error), RayActorError):
+                    return death
         return None
+
+
+def cause_of(error: RayError) -> Exception:
+    """What a task raised, where that is the error."""
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def translated(error: RayError, what: str) -> PitRayError:
     """An error of ours that was raised in an actor as it was; anything else as an InfraError with its cause."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, PitRayError):
-        return error.cause
-    if isinstance(error, RayActorError):
-        return InfraError(f"{what}: the actor died: {str(error).strip().splitlines()[-1]}")
-    cause = error.cause if isinstance(error, RayTaskError) else error
+    cause = cause_of(error)
+    if isinstance(cause, PitRayError):
+        return cause
+    if isinstance(cause, RayActorError):
+        name = re.search(r"^\s*name: (\S+)", str(cause), re.MULTILINE)
+        return InfraError(f"{what}: {name[1] if name else 'the actor'} died: {str(cause).strip().splitlines()[-1]}")
     return InfraError(f"{what}: {type(cause).__name__}: {str(cause).strip()}")
 
 

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from pit_ray.run_folder import RunFolder
 from pit_ray.tracking import read_metrics
 from tests.disturbed import STAGES, Disturbed, differences
@@ -51,7 +53,8 @@ ACTORS = ("driver", "rollout", "reward", "reference", "learner")
 VICTIMS = {
     "data": ("driver",),
     **dict.fromkeys(("sft_policy", "sft_improver", "reward", "gap_reward"), ("driver", "worker")),
-    **dict.fromkeys(("ppo_policy", "ppo_improver", "evaluate"), ACTORS),
+    **dict.fromkeys(("ppo_policy", "ppo_improver"), (*ACTORS, "SIGTERM")),
+    "evaluate": ACTORS,
 }
 A_RUN = 8
 """Most kills of one run."""
@@ -61,7 +64,7 @@ SETTLES = 15.0
 
 @dataclass(frozen=True)
 class Kill:
-    """A process to kill, and afterwards how it went."""
+    """A process to kill, and afterwards how it went. The victim SIGTERM is the driver, which is only told to stop."""
 
     stage: str
     victim: str
@@ -83,9 +86,13 @@ def plan(kills: int, draw: random.Random) -> list[Kill]:
     return found[:kills]
 
 
+def victims_of(run: Disturbed, kill: Kill) -> list[psutil.Process]:
+    return run.victims("driver" if kill.victim == "SIGTERM" else kill.victim)
+
+
 def begun(run: Disturbed, kill: Kill) -> bool:
     """Whether the stage is at work in this start of the command, so that its victim exists."""
-    if run.stage() != kill.stage or not run.victims(kill.victim):
+    if run.stage() != kill.stage or not victims_of(run, kill):
         return False
     if "worker" in VICTIMS[kill.stage]:
         return bool(run.victims("worker"))
@@ -96,15 +103,15 @@ def disturb(run: Disturbed, kill: Kill, moment: float) -> Kill | None:
     """Kills the victim so many seconds after its stage went on; None when the stage was over before, or the command."""
     since = None
     while run.look():
-        if RunFolder(run.run).seconds(kill.stage) is not None:
+        if run.done(kill.stage):
             return None
         if since is None and begun(run, kill):
             since = time.monotonic()
-        if since is not None and time.monotonic() - since >= moment and (victims := run.victims(kill.victim)):
+        if since is not None and time.monotonic() - since >= moment and (victims := victims_of(run, kill)):
             steps = sum(record["stage"] == kill.stage for record in read_metrics(run.run))
-            victims[-1].kill()
+            victims[-1].send_signal(signal.SIGTERM if kill.victim == "SIGTERM" else signal.SIGKILL)
             return replace(kill, run=run.run.name, seconds=time.monotonic() - since, step=steps)
-        time.sleep(0.02)
+        time.sleep(0.1)
     return None
 
 
@@ -134,7 +141,7 @@ def go(run: Disturbed, kills: list[Kill], lasts: dict[str, float], draw: random.
                 made.append(replace(kill, outcome=outcome(run)))
                 show(made[-1])
                 disturbed = True
-            if kill is not None or RunFolder(run.run).seconds(todo[0].stage) is not None:
+            if kill is not None or run.done(todo[0].stage):
                 todo.pop(0)
             if run.driver.poll() is not None:
                 break
@@ -160,7 +167,7 @@ def show(kill: Kill) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--kills", type=int, default=26)
     parser.add_argument("--seed", type=int, default=0, help="of the order and the moments of the kills")
     parser.add_argument("--minutes", type=float, default=45.0, help="no run is begun that would end after these")
     options = parser.parse_args()

@@ -45,7 +45,9 @@ class Disturbed:
         # An address that nobody listens at: a local run must not try to join it.
         environment = os.environ | {"WANDB_MODE": "offline", "RAY_ADDRESS": "127.0.0.1:1", "COLUMNS": "200"}
         with self._log.open("wb") as log:
-            self.driver = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.driver = psutil.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         self._roles.clear()
 
     def look(self) -> bool:
@@ -93,8 +95,10 @@ class Disturbed:
 
     def stage(self) -> str | None:
         """The first stage that is not finished."""
-        folder = RunFolder(self.run)
-        return next((stage for stage in STAGES if folder.seconds(stage) is None), None)
+        return next((stage for stage in STAGES if not self.done(stage)), None)
+
+    def done(self, stage: str) -> bool:
+        return any(self.run.glob(f"stages/*-{stage}/done.json"))
 
 
 def lives(process: psutil.Process) -> bool:
