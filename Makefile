@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: help quickstart test replicate docs lock clean
+.PHONY: help quickstart test chaos replicate docs lock clean
 # Without cached byte code every Ray worker would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
@@ -38,6 +38,8 @@ test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
 
 replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which takes hours; write results/replication.md
 	$(BIN)/python -m benchmarks.replicate
+chaos: $(READY)  ## kill processes at random in every stage, at most 45 minutes; the result must be the same
+	$(BIN)/python -m tests.chaos
 
 docs: $(READY)  ## write docs/configuration.md from the configuration tree
 	@mkdir -p docs

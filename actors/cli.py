@@ -34,13 +34,13 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, fo
 
 
 def main() -> None:
-    """Entry point. Exit code 2 when the configuration or the data is wrong, 130 on Ctrl-C, 1 on any other failure."""
+    """Entry point. Exit code 2: configuration or data is wrong; 130, 143: Ctrl-C, SIGTERM; 1: any other failure."""
     bin_folder = str(Path(sys.executable).parent)  # DeepSpeed calls ninja by name, also where no one activated .venv
     os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
     try:
         app()
     except SystemExit as stop:
-        if stop.code == 130:
+        if stop.code in (130, 143):
             typer.secho("interrupted; the same command goes on where this one stopped", fg="yellow", err=True)
         raise
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.placement import options, reserve
 from actors.plan import describe_plan, plan_actors
+from actors.processes import on_record
 from actors.refs import RayRef
 from actors.rollout import RayRolloutPool, RolloutActor
 from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
@@ -35,13 +37,15 @@ from pit_ray.run_folder import RunFolder, open_existing
 from pit_ray.stages.data import base_path
 
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
-"""Ray Train's controller otherwise notices a report only every two seconds."""
+"""Ray Train's controller otherwise notices the end of its workers only every two seconds."""
 
 
 def train(config: Config) -> None:
     """Runs the configured method to its report, resuming where the run folder stands."""
     check(config)
-    driver.train(config, lambda folder: deploy(config, folder))
+    folder = RunFolder(config.run)
+    with folder.locked(), on_record(folder.path):
+        driver.train(config, lambda folder: deploy(config, folder))
 
 
 def replay(run: Path, stage: str, step: int) -> bool:
@@ -150,7 +154,9 @@ def start_ray(config: Config) -> None:
         # Loopback only, one user: a token would leave a file behind that later commands trip over.
         os.environ["RAY_AUTH_MODE"] = "disabled"
         options |= {"_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1", "include_dashboard": True}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **options)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
 
 
 class RayDeployment:

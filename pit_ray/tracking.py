@@ -9,6 +9,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from rich.text import Text
 from pit_ray.config.tree import Tracking
 from pit_ray.errors import DataError
 from pit_ray.metrics import Metrics
+from pit_ray.run_folder import write_text, writing
 
 SHOWN = (
     ("objective/gap", "gap", "{:+6.2f}"),
@@ -113,6 +115,11 @@ class Tracker:
             self._live.stop()
         if self._wandb:
             self._to_wandb("finish", exit_code=0 if kind is None else 1)
+        if self._tracking.wandb:
+            with suppress(Exception):  # as above
+                import wandb
+
+                wandb.teardown()  # its service would outlive the run
 
     def begin(self, stage: str, total_steps: int) -> None:
         """A stage begins, or goes on after an interruption; `total_steps` counts all its steps (0: unknown)."""
@@ -130,7 +137,7 @@ class Tracker:
         values = metrics.values_by_name()
         record: dict[str, Any] = {"stage": stage, "phase": phase, "step": step, "time": time.time()}
         record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
         if self._wandb:
             self._to_wandb("log", {f"{stage}/{name}": value for name, value in {**values, "step": step}.items()})
@@ -157,9 +164,7 @@ class Tracker:
             self._rewrite(kept)
 
     def _rewrite(self, records: Iterable[dict[str, Any]]) -> None:
-        temporary = self._path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(_line(record) for record in records), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(_line(record) for record in records))
 
     def _text(self, text: str, style: str = "") -> Text:
         # A terminal that cannot show a character gets its code, not an error.

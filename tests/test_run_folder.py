@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +17,8 @@ import pytest
 import yaml
 
 from pit_ray.config.tree import Config
-from pit_ray.errors import ConfigError
-from pit_ray.run_folder import RunFolder, open_existing, write_json
+from pit_ray.errors import ConfigError, InfraError
+from pit_ray.run_folder import RunFolder, open_existing, write_json, writing
 
 
 def config(**changes: Any) -> Config:
@@ -87,3 +93,111 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {"n": math.nan})
     assert json.loads(path.read_text(encoding="utf-8")) == {"n": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["summary.json"]
+
+
+WORKS_ON = """
+import sys
+from pit_ray.run_folder import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_driver_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    first = subprocess.Popen(
+        [sys.executable, "-c", WORKS_ON, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with first:
+        assert first.stdout is not None and first.stdout.readline() == "locked\n"
+        with pytest.raises(ConfigError) as refused, RunFolder(tmp_path).locked():
+            pytest.fail("both work on it")
+        said = str(refused.value)
+        assert f"process {first.pid} on {socket.gethostname()}" in said and "run=FOLDER" in said
+        first.kill()
+    with RunFolder(tmp_path).locked():
+        assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
+
+
+def limited(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process that cannot write a file of more than 64 KiB, as on a disk that is full after that."""
+    start = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+    command = [sys.executable, "-c", start + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"n": 1})
+    code = f"""
+import sys
+from pathlib import Path
+from pit_ray.errors import InfraError
+from pit_ray.run_folder import write_text
+try:
+    write_text(Path(sys.argv[1]), "x" * {2**21})
+except InfraError as error:
+    print(error)
+"""
+    done = limited(code, path)
+    assert done.stdout.startswith(f"{path} cannot be written: File too large"), done.stderr
+    assert json.loads(path.read_text(encoding="utf-8")) == {"n": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+    with pytest.raises(InfraError, match=f"{path / 'more'} cannot be written: "):
+        write_json(path / "more", {})
+
+
+@pytest.mark.parametrize("write", ["torch.save(big, path)", "save_file(big, path)", "pq.write_table(table, path)"])
+def test_a_full_disk_is_named_whoever_writes(tmp_path: Path, write: str) -> None:
+    path = tmp_path / "file"
+    code = f"""
+import sys
+import pyarrow as pa, pyarrow.parquet as pq, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from pit_ray.errors import InfraError
+from pit_ray.run_folder import writing
+path = Path(sys.argv[1])
+big, table = {{"a": torch.rand(100_000)}}, pa.table({{"a": torch.rand(100_000).numpy()}})
+try:
+    with writing(path):
+        {write}
+except InfraError as error:
+    print(error)
+"""
+    done = limited(code, path)
+    assert done.stdout.startswith(f"{path} cannot be written: "), done.stderr
+
+
+def test_an_error_that_is_not_about_writing_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path):
+        raise RuntimeError("shapes do not match")
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that takes nothing, also from root."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield folder
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"root may write everywhere, and mounting is not allowed here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_that_takes_nothing_is_named_before_anything_else(read_only: Path) -> None:
+    refused = pytest.raises(InfraError, match=rf"{read_only / 'run'}\S* cannot be written: ")
+    with refused, RunFolder(read_only / "run").locked():
+        pytest.fail("it took the lock")
+
+
+def test_a_run_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = pytest.raises(InfraError, match=rf"{tmp_path / 'file'}/run\S* cannot be written: Not a directory")
+    with refused, RunFolder(tmp_path / "file" / "run").locked():
+        pytest.fail("it took the lock")

@@ -17,7 +17,7 @@ FORBIDDEN = {"pit_ray": {"ray", "vllm", "deepspeed"}}
 ORDER = (
     ("errors", "records", "metrics"),
     ("config",),
-    ("roles", "run_folder", "tracking"),
+    ("roles", "run_folder", "checkpoint", "interrupts", "tracking"),
     ("data",),
     ("maths",),
     ("models",),

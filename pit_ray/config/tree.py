@@ -185,7 +185,8 @@ class Ppo(Section):
     checkpoint_every: PositiveInt = 10
     """Steps between resumable checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """How many of them are kept."""
+    """How many of them are kept, the newest; beside these the best of the present phase: that with the highest mean
+    score (before the KL penalty) of the steps since the checkpoint before it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Ppo:

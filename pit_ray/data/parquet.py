@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts
+from pit_ray.run_folder import writing
 
 DRAFT_LIMIT = b"pit_ray.draft_limit"
 SHARED = b"pit_ray.shared"
@@ -20,10 +21,11 @@ SHARED = b"pit_ray.shared"
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes under a temporary name, then renames, so that a half-written file never has the real name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    pq.write_table(table, part)
-    os.replace(part, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, part)
+        os.replace(part, path)
 
 
 def write_pairs(pairs: Pairs, path: Path) -> None:

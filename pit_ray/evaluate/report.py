@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pit_ray.evaluate.contests import STEP
 from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points, rl_charts, supervised_charts
 from pit_ray.evaluate.gap_reward import GapMeasure
 from pit_ray.evaluate.systems import Health
+from pit_ray.run_folder import write_text
 from pit_ray.tracking import duration, read_metrics, visible
 
 COMPARED = {
@@ -109,9 +109,7 @@ def write_report(run: Path) -> Path:
         environment=json.dumps(environment, indent=2, ensure_ascii=False) if environment else None,
     )
     path = run / "report.html"
-    temporary = run / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
     return path
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from pit_ray.checkpoint import Checkpoints
 from pit_ray.config.tree import Supervised
 from pit_ray.data.parquet import read_pairs
 from pit_ray.data.randomness import derive_seed
@@ -24,16 +25,10 @@ from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
 from pit_ray.records import Pairs
 from pit_ray.roles import FitJob
+from pit_ray.run_folder import write_text, writing
 
-
-class Checkpoints(Protocol):
-    """Where a supervised stage keeps what it resumes from."""
-
-    def latest(self) -> tuple[int, Path] | None:
-        """Steps done and the folder that `Engine.save` wrote, or None."""
-
-    def save(self, steps_done: int, write: Callable[[Path], None]) -> None:
-        """Keeps what `write` puts into the folder it is given; every rank calls it."""
+KEPT = 2
+"""Checkpoints of a stage: one to go on from, and one before it should that be damaged."""
 
 
 def section_of(job: FitJob) -> Supervised:
@@ -47,7 +42,12 @@ def total_steps(section: Supervised, pairs: int) -> int:
     return max(1, math.ceil(section.epochs * pairs / section.batch_size))
 
 
-def fit(job: FitJob, make_engine: EngineFactory, checkpoints: Checkpoints) -> None:
+def checkpoints_of(job: FitJob) -> Checkpoints:
+    """Where a stage keeps what it resumes from."""
+    return Checkpoints(job.folder / "checkpoints", KEPT)
+
+
+def fit(job: FitJob, make_engine: EngineFactory) -> None:
     """Runs the stage from its last checkpoint to its written model; metrics go to the stage's metrics.jsonl.
 
     Raises TrainingError, naming stage and step, when the loss is not finite.
@@ -66,7 +66,7 @@ def fit(job: FitJob, make_engine: EngineFactory, checkpoints: Checkpoints) -> No
         module = Reward(model)
     steps = total_steps(section, len(pairs))
     engine = make_engine(module, section.optimizer, steps)
-    start = _restore(job, engine, checkpoints)
+    start = _restore(job, engine)
     for step in range(start, steps):
         rows = draw_order(len(pairs), step * section.batch_size, section.batch_size, job.config.seed, job.stage)
         try:
@@ -75,13 +75,10 @@ def fit(job: FitJob, make_engine: EngineFactory, checkpoints: Checkpoints) -> No
             raise TrainingError(f"{job.stage}, step {step}: {error}") from error
         _log(job, engine, step, metrics)
         if (step + 1) % section.checkpoint_every == 0 and step + 1 < steps:
-            checkpoints.save(step + 1, engine.save)
+            _save(job, engine, step + 1, model, renderer)
     if job.kind in ("reward", "gap_reward"):
         _log(job, engine, steps, validate(engine, read_pairs(job.validation), bridge, renderer.eos, section))
-    state = engine.full_state("model")
-    if engine.rank == 0:
-        model.save_pretrained(str(job.folder / "model"), state_dict=state)
-        renderer.save(job.folder / "model")
+    _write_model(engine, model, renderer, job.folder / "model")
 
 
 def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, section: Supervised) -> Metrics:
@@ -96,17 +93,39 @@ def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, 
     return Metrics({"val/validation_accuracy": (correct, count)})
 
 
-def _restore(job: FitJob, engine: Engine, checkpoints: Checkpoints) -> int:
+def _restore(job: FitJob, engine: Engine) -> int:
     """Loads the last checkpoint and drops the metrics of later steps; returns the steps done."""
-    steps_done, folder = checkpoints.latest() or (0, None)
+    # Rank 0 decides; what is passed over the driver has said before.
+    folder = engine.gather(checkpoints_of(job).newest(lambda _: None) if engine.rank == 0 else None)[0]
+    steps_done = 0 if folder is None else int(folder.name.removeprefix("step-"))
     if folder is not None:
-        engine.load(folder)
+        engine.load(folder / "engine")
     if engine.rank == 0:
         path = job.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < steps_done]
-        path.write_text("".join(kept), encoding="utf-8")
+        write_text(path, "".join(kept))
     return steps_done
+
+
+def _save(job: FitJob, engine: Engine, steps_done: int, model: Any, renderer: Renderer) -> None:
+    """A checkpoint after so many steps: engine/, which every rank writes its part of, and model/."""
+    checkpoints = checkpoints_of(job)
+    sealed = checkpoints.write(f"step-{steps_done:06d}") if engine.rank == 0 else nullcontext(checkpoints.part)
+    with sealed as folder:
+        engine.gather(None)  # the folder stands
+        with writing(folder):
+            engine.save(folder / "engine")
+        _write_model(engine, model, renderer, folder / "model")
+        engine.gather(None)  # every rank has written
+
+
+def _write_model(engine: Engine, model: Any, renderer: Renderer, folder: Path) -> None:
+    state = engine.full_state("model")
+    if engine.rank == 0:
+        with writing(folder):
+            model.save_pretrained(str(folder), state_dict=state)
+            renderer.save(folder)
 
 
 def _log(job: FitJob, engine: Engine, step: int, metrics: Metrics) -> None:
@@ -114,5 +133,6 @@ def _log(job: FitJob, engine: Engine, step: int, metrics: Metrics) -> None:
     for part in engine.gather(dict(metrics)):
         merged = merged | part
     if engine.rank == 0:
-        with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = job.folder / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **merged}) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pit_ray.config import Config
 from pit_ray.data.parquet import read_pairs
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.templates import Renderer
+from pit_ray.interrupts import Interrupts
 from pit_ray.records import Pairs
 from pit_ray.roles import Deployment, GenerateRequest, ScoreKind
 from pit_ray.run_folder import RunFolder
@@ -26,6 +27,7 @@ class RunContext:
     folder: RunFolder
     deployment: Deployment
     tracker: Tracker
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
     @cached_property
     def renderer(self) -> Renderer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pit_ray.canary import canary
+from pit_ray.checkpoint import Checkpoints
 from pit_ray.config.tree import Phase, Ppo
 from pit_ray.curriculum import (
     IMPROVER,
@@ -53,11 +53,17 @@ class PpoStage:
     reference: ReferenceScorer
     learner: Learner
     recorder: Recorder
+    reached: PpoState = field(default_factory=PpoState)
+    """Where the learner stands, whenever a signal can interrupt."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         return self.context.folder.stage(self.name)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints", self.ppo.keep_checkpoints)
 
     @contextmanager
     def timed(self, part: str):
@@ -78,7 +84,7 @@ def run(context: RunContext, name: str) -> None:
         context, name, ppo, pairs, canary(pairs, context.renderer.eos), deployment.rollout(), deployment.reward(),
         deployment.reference(), deployment.learner(), deployment.recorder(),
     )  # fmt: skip
-    state, resume = last_checkpoint(stage.folder, PpoState(kl_coefficient=ppo.kl.coefficient))
+    state, resume = last_checkpoint(stage)
     spec = LearnerSpec(
         policy=start,
         value=scored_by,
@@ -99,10 +105,18 @@ def run(context: RunContext, name: str) -> None:
     context.tracker.begin(name, total)
     context.tracker.rewind(name, state.step)
     sync(stage, state)
-    while state.phase < len(ppo.phases):
-        state = run_phase(stage, ppo.phases[state.phase], state)
-        save(stage, state.next_phase())
-        state = state.next_phase()
+    stage.reached = state
+    try:
+        while state.phase < len(ppo.phases):
+            state = run_phase(stage, ppo.phases[state.phase], state)
+            context.interrupts.hold()
+            save(stage, state.next_phase(), state)
+            state = stage.reached = state.next_phase()
+            context.interrupts.release()
+    except KeyboardInterrupt:
+        save(stage, stage.reached)
+        context.tracker.note(f"{name}: interrupted, saved after step {stage.reached.step}")
+        raise
     stage.learner.write_model(context.folder.model(name)).result()
 
 
@@ -123,6 +137,7 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
             scores, reference = stage.reward.score(rollouts), stage.reference.logprobs(rollouts)
             scores.wait()
             reference.wait()
+        stage.context.interrupts.hold()  # a step that is being learned is finished; before that it is given up
         seed = derive_seed(stage.context.config.seed, stage.name, "learn", state.step)
         recorded = stage.recorder.record(record_path(stage, state), rollouts, scores)
         with stage.timed("learn"):
@@ -134,8 +149,10 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
             metrics |= sync(stage, state)
         metrics = metrics | recorded.result() | timings(stage, metrics, time.monotonic() - started)
         stage.context.tracker.log(stage.name, phase.name, state.step - 1, metrics)
-        if state.step % stage.ppo.checkpoint_every == 0:
+        if state.step % stage.ppo.checkpoint_every == 0 and ended(phase, state) is None:
             save(stage, state)
+        stage.reached = state
+        stage.context.interrupts.release()
     stage.context.tracker.note(f"{stage.name}: phase {phase.name} ended after {state.phase_step} steps: {reason}")
     return state
 
@@ -227,17 +244,19 @@ def sampled_drafts(stage: PpoStage, phase: Phase, prompts: Prompts) -> Prompts:
     return with_drafts(prompts, without_end(stage.rollout.generate(prompts, again).result()), IMPROVER, bridge)
 
 
-def save(stage: PpoStage, state: PpoState) -> None:
-    """A checkpoint of learner and driver state under checkpoints/, the oldest beyond `keep_checkpoints` removed."""
-    folder = stage.folder / "checkpoints"
-    part, final = folder / f".step-{state.step:06d}.part", folder / f"step-{state.step:06d}-{state.phase}"
-    shutil.rmtree(part, ignore_errors=True)
-    stage.learner.save(part / "learner").result()
-    write_json(part / "state.json", state.plain())
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
-    for old in sorted(folder.glob("step-*"))[: -stage.ppo.keep_checkpoints]:
-        shutil.rmtree(old)
+def save(stage: PpoStage, state: PpoState, steps: PpoState | None = None) -> None:
+    """A checkpoint: learner/ and state.json to resume from, and the policy as model/.
+
+    Its score is the mean score of the phase's steps since the last multiple of `checkpoint_every`; `steps` is the
+    state that has them where `state` is already the next phase's.
+    """
+    steps = steps or state
+    since = min(steps.phase_step, (steps.step - 1) % stage.ppo.checkpoint_every + 1)
+    score = float(np.mean(steps.scores[-since:])) if since else None
+    with stage.checkpoints.write(f"step-{state.step:06d}-{state.phase}", steps.phase, score) as folder:
+        stage.learner.save(folder / "learner").result()
+        stage.learner.write_model(folder / "model").result()
+        write_json(folder / "state.json", state.plain())
 
 
 def checkpoint_until(folder: Path, step: int) -> Path | None:
@@ -246,9 +265,9 @@ def checkpoint_until(folder: Path, step: int) -> Path | None:
     return next((path for path in reversed(found) if int(path.name.split("-")[1]) <= step), None)
 
 
-def last_checkpoint(folder: Path, fresh: PpoState) -> tuple[PpoState, Path | None]:
-    """The newest checkpoint's state and learner folder; a fresh state where there is none."""
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    if not found:
-        return fresh, None
-    return PpoState.of(json.loads((found[-1] / "state.json").read_text())), found[-1] / "learner"
+def last_checkpoint(stage: PpoStage) -> tuple[PpoState, Path | None]:
+    """The newest sound checkpoint's state and learner folder; a fresh state where there is none."""
+    newest = stage.checkpoints.newest(stage.context.tracker.note)
+    if newest is None:
+        return PpoState(kl_coefficient=stage.ppo.kl.coefficient), None
+    return PpoState.of(json.loads((newest / "state.json").read_text())), newest / "learner"

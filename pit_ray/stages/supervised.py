@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
-from pit_ray.learn.supervised import section_of, total_steps
+from pit_ray.learn.supervised import checkpoints_of, section_of, total_steps
 from pit_ray.metrics import Metrics
 from pit_ray.roles import FitJob, FitKind
 from pit_ray.stages.context import RunContext
@@ -43,6 +44,8 @@ def run(context: RunContext, kinds: tuple[FitKind, ...]) -> None:
     todo = jobs(context, kinds)
     if not todo:
         return
+    for item in todo:
+        checkpoints_of(item).newest(context.tracker.note)  # says here what the workers will pass over
     context.tracker.note(f"starting a worker group for {', '.join(item.stage for item in todo)}")
     fitting = context.deployment.fit(todo)
     for item in todo:
@@ -65,11 +68,15 @@ def follow(context: RunContext, item: FitJob, fitting) -> None:
             break
     seconds = float(json.loads(mark.read_text())["seconds"])
     context.folder.finish(item.stage, seconds)
+    shutil.rmtree(checkpoints_of(item).folder, ignore_errors=True)  # the model is all that is needed from here on
     context.tracker.end(item.stage, seconds)
 
 
 def _log_new(context: RunContext, item: FitJob, seen: int) -> int:
-    """Passes on the lines of metrics.jsonl from line `seen` on; returns how many lines there are."""
+    """Passes on the lines of metrics.jsonl from line `seen` on; returns how many have been passed on.
+
+    A stage that goes on from a checkpoint first drops the lines after it, and writes them again, equal.
+    """
     path: Path = item.folder / "metrics.jsonl"
     if not path.is_file():
         return seen
@@ -79,4 +86,4 @@ def _log_new(context: RunContext, item: FitJob, seen: int) -> int:
         record = json.loads(line)
         step = record.pop("step")
         context.tracker.log(item.stage, "", step, Metrics({name: tuple(pair) for name, pair in record.items()}))
-    return len(whole)
+    return max(seen, len(whole))

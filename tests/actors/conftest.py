@@ -18,8 +18,52 @@ from pit_ray.data.worlds import notes
 from pit_ray.learn.pretrain import INSTRUCTION, word_tokenizer
 from pit_ray.models.load import load_scalar, new_llama, torch_dtype
 from pit_ray.records import Prompts, Ragged
+from tests.disturbed import Disturbed
 
 SHAPE = FromScratch(hidden_size=64, layers=2, heads=2, intermediate_size=64, max_position_embeddings=256)
+
+RECIPE = """
+data: {source: "world:notes", pairs: 260, held_out: 24, validation: 16,
+       lengths: {prompt: {max_tokens: 40}, draft: {max_tokens: 80}, response: {max_tokens: 80}}}
+model: {path: "world:notes", improve_instruction: improve}
+sampling: {max_new_tokens: 24}
+sft: {batch_size: 20, checkpoint_every: 2}
+reward: {batch_size: 20}
+gap_reward: {batch_size: 20}
+ppo_policy:
+  phases: [{name: policy, drafts: none, steps: 3}]
+  rollouts_per_step: 16
+  shard_size: 8
+  checkpoint_every: 2
+ppo_improver:
+  phases: [{name: annotated, drafts: annotated, steps: 3}, {name: on_policy, drafts: on_policy, steps: 2}]
+  rollouts_per_step: 16
+  shard_size: 8
+  checkpoint_every: 2
+evaluation: {iterations: 2, examples: 4}
+actors:
+  address: local
+  rollout: {workers: 2, cpus: 0.25, threads: 1, kv_cache_gib: 0.1}
+  scorer: {cpus: 0.2}
+  learner: {ranks: 2, zero_stage: 3, cpus: 0.4, threads: 1}
+"""
+"""Every stage on two vLLM workers and two DeepSpeed ranks with ZeRO 3, as short as can be."""
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(recipe: Path) -> Path:
+    """The folder of a run of the recipe from nothing to its report; beside it, in a .log, what the command said."""
+    run = Disturbed(recipe, recipe.with_name("undisturbed"))
+    run.start()
+    assert run.end() == 0, run.said[-4000:]
+    return run.run
 
 
 @pytest.fixture(scope="session")

@@ -14,26 +14,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 pytestmark = pytest.mark.slow
 
-RECIPE = """
-data: {source: "world:notes", pairs: 260, held_out: 24, validation: 16,
-       lengths: {prompt: {max_tokens: 40}, draft: {max_tokens: 80}, response: {max_tokens: 80}}}
-model: {path: "world:notes", improve_instruction: improve}
-sampling: {max_new_tokens: 24}
-sft: {batch_size: 20, checkpoint_every: 2}
-reward: {batch_size: 20}
-gap_reward: {batch_size: 20}
-ppo_policy: {phases: [{name: policy, drafts: none, steps: 2}], rollouts_per_step: 16, shard_size: 8}
-ppo_improver:
-  phases: [{name: annotated, drafts: annotated, steps: 2}, {name: on_policy, drafts: on_policy, steps: 1}]
-  rollouts_per_step: 16
-  shard_size: 8
-evaluation: {iterations: 2, examples: 4}
-actors:
-  rollout: {workers: 2, cpus: 0.25, threads: 1, kv_cache_gib: 0.1}
-  scorer: {cpus: 0.2}
-  learner: {ranks: 2, zero_stage: 3, cpus: 0.4, threads: 1}
-"""
-
 
 def pit_ray(*arguments: str, cwd: Path) -> str:
     """What the command prints; fails with its output when it fails."""
@@ -44,38 +24,37 @@ def pit_ray(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_two_workers_two_ranks_zero_3(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    said = pit_ray("train", "recipe.yaml", "run=run", cwd=tmp_path)
-    run = tmp_path / "run"
+def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run, said = undisturbed, undisturbed.with_name("undisturbed.log").read_text(encoding="utf-8")
     assert "improver vs policy" in said and "report.html" in said
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     names = {comparison["name"] for comparison in summary["comparisons"]}
     assert names == {"improver_vs_policy", "sft_improver_vs_policy", "policy_vs_sft_policy"}
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in metrics if record["stage"].startswith("ppo")]
-    assert [record["phase"] for record in steps] == ["policy"] * 2 + ["annotated"] * 2 + ["on_policy"]
+    assert [record["phase"] for record in steps] == ["policy"] * 3 + ["annotated"] * 3 + ["on_policy"] * 2
     for name in ("val/sampler_mismatch_max", "val/canary_difference"):
         assert all(record[name] < 1e-4 for record in steps), "vLLM holds other weights than DeepSpeed"
-    table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000002.parquet")
+    table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000003.parquet")
     assert table.num_rows == 16 == len(set(table["uid"].to_pylist()))
-    assert set(table["policy_version"].to_pylist()) == {2} and set(table["draft_source"].to_pylist()) == {"policy"}
+    assert set(table["policy_version"].to_pylist()) == {3} and set(table["draft_source"].to_pylist()) == {"policy"}
     (improver,) = run.glob("stages/*-ppo_improver/model")
     (reward,) = run.glob("stages/*-gap_reward/model")
-    AutoModelForCausalLM.from_pretrained(improver)
+    for folder in (improver, improver.parent / "checkpoints" / "best" / "model"):
+        AutoModelForCausalLM.from_pretrained(folder)
     assert AutoModelForSequenceClassification.from_pretrained(reward).num_labels == 1
 
     before = (run / "metrics.jsonl").read_text()
-    pit_ray("train", "recipe.yaml", "run=run", cwd=tmp_path)
+    pit_ray("train", str(recipe), f"run={run}", cwd=tmp_path)
     assert (run / "metrics.jsonl").read_text() == before, "a finished run must not train again"
 
-    assert "ppo_improver, step 2: all 2" in pit_ray("replay", "run", "2", cwd=tmp_path)
+    assert "ppo_improver, step 2: all 2" in pit_ray("replay", str(run), "2", cwd=tmp_path)
     assert (run / "metrics.jsonl").read_text() == before
 
     prompt = "tell anna about the lamp , the boat , the garden ; ask for the key"
     rows = [{"prompt": prompt, "draft": "dear anna .", "id": 1}, {"prompt": prompt, "id": 2}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pit_ray("improve", "run", "--file", "in.jsonl", "--output", "out.jsonl", "--iterations", "2", cwd=tmp_path)
+    pit_ray("improve", str(run), "--file", "in.jsonl", "--output", "out.jsonl", "--iterations", "2", cwd=tmp_path)
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [1, 2]
     assert answers[0]["steps"][0]["draft"] == "dear anna ."

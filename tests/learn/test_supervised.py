@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from pit_ray.config.tree import Config, GapReward, Model, Optimizer, Supervised
 from pit_ray.data.parquet import write_pairs
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import TrainingError
-from pit_ray.in_process import FolderCheckpoints
 from pit_ray.learn.engine import TorchEngine
-from pit_ray.learn.supervised import fit, total_steps
+from pit_ray.learn.supervised import checkpoints_of, fit, total_steps
 from pit_ray.records import Pairs
 from pit_ray.roles import FitJob, FitKind
 
@@ -56,10 +55,6 @@ def of_kind(job: FitJob, kind: FitKind) -> FitJob:
     return replace(job, kind=kind, stage=kind)
 
 
-def checkpoints(job: FitJob) -> FolderCheckpoints:
-    return FolderCheckpoints(job.folder / "checkpoints")
-
-
 def metrics(job: FitJob) -> list[dict]:
     return [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -75,7 +70,7 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("kind", ["sft_policy", "sft_improver"])
 def test_sft_writes_a_model_with_its_renderer_that_learned(job: FitJob, causal: Path, kind: FitKind) -> None:
     job = of_kind(job, kind)
-    fit(job, TorchEngine, checkpoints(job))
+    fit(job, TorchEngine)
     seen = metrics(job)
     assert [record["step"] for record in seen] == list(range(STEPS))
     assert seen[-1]["loss/sft"][0] / seen[-1]["loss/sft"][1] < 0.9 * seen[0]["loss/sft"][0] / seen[0]["loss/sft"][1]
@@ -86,7 +81,7 @@ def test_sft_writes_a_model_with_its_renderer_that_learned(job: FitJob, causal: 
 @pytest.mark.parametrize("kind", ["reward", "gap_reward"])
 def test_a_reward_model_is_written_for_classifiers_and_checked_on_unseen_pairs(job: FitJob, kind: FitKind) -> None:
     job = of_kind(job, kind)
-    fit(job, TorchEngine, checkpoints(job))
+    fit(job, TorchEngine)
     *seen, last = metrics(job)
     assert [record["step"] for record in seen] == list(range(STEPS))
     assert list(last) == ["step", "val/validation_accuracy"]
@@ -95,11 +90,11 @@ def test_a_reward_model_is_written_for_classifiers_and_checked_on_unseen_pairs(j
 
 
 def test_policy_and_improver_learn_different_things_from_the_same_pairs(job: FitJob) -> None:
-    fit(job, TorchEngine, checkpoints(job))
+    fit(job, TorchEngine)
     policy = weights(job)
     improver = replace(of_kind(job, "sft_improver"), folder=job.folder.parent / "improver")
     improver.folder.mkdir()
-    fit(improver, TorchEngine, checkpoints(improver))
+    fit(improver, TorchEngine)
     assert not equal(weights(improver), policy)
 
 
@@ -120,14 +115,16 @@ class DyingEngine(TorchEngine):
 
 
 def test_a_killed_stage_goes_on_to_the_same_model_and_metrics(job: FitJob) -> None:
-    fit(job, TorchEngine, checkpoints(job))
+    fit(job, TorchEngine)
     expected, seen = weights(job), metrics(job)
     again = replace(job, folder=job.folder.parent / "again")
     again.folder.mkdir()
     with pytest.raises(Killed):
-        fit(again, DyingEngine, checkpoints(again))
-    assert checkpoints(again).latest() == (2, again.folder / "checkpoints" / "step-000002")
-    fit(again, TorchEngine, checkpoints(again))
+        fit(again, DyingEngine)
+    newest = checkpoints_of(again).newest(pytest.fail)
+    assert newest == again.folder / "checkpoints" / "step-000002"
+    AutoModelForCausalLM.from_pretrained(str(newest / "model"))
+    fit(again, TorchEngine)
     assert equal(weights(again), expected)
     assert metrics(again) == seen
 
@@ -142,7 +139,7 @@ class SickEngine(TorchEngine):
 
 def test_a_loss_that_is_not_finite_names_stage_and_step(job: FitJob) -> None:
     with pytest.raises(TrainingError, match="sft_policy, step 2: the loss is not finite"):
-        fit(job, SickEngine, checkpoints(job))
+        fit(job, SickEngine)
     assert not (job.folder / "model").exists()
 
 
@@ -151,14 +148,3 @@ def test_a_loss_that_is_not_finite_names_stage_and_step(job: FitJob) -> None:
 )
 def test_total_steps(epochs: float, pairs: int, expected: int) -> None:
     assert total_steps(Supervised(epochs=epochs, batch_size=4), pairs) == expected
-
-
-def test_checkpoints_keep_the_newest(tmp_path: Path) -> None:
-    kept = FolderCheckpoints(tmp_path / "checkpoints")
-    assert kept.latest() is None
-    engine = TorchEngine(nn.Linear(1, 1), Optimizer(), 1)
-    for steps in (9, 10, 200):
-        kept.save(steps, engine.save)
-    steps_done, folder = kept.latest() or (0, tmp_path)
-    assert steps_done == 200
-    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == [folder.name]

@@ -1,0 +1,122 @@
+"""The checkpoints of a stage: whole or not there, checksummed, the newest few and the best of them kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pit_ray.run_folder import sync_to_disk, write_json, writing
+
+MANIFEST = "manifest.json"
+"""Size and SHA-256 of every other file of a checkpoint, and how good its steps were; written last."""
+BEST = "best"
+
+
+class Checkpoints:
+    """A folder of checkpoints, each a folder whose name begins with `step-`; the names sort by age.
+
+    While it is written, and while it is removed, a checkpoint has another name.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.part, self.gone = folder / ".part", folder / ".gone"
+
+    @contextmanager
+    def write(self, name: str, phase: int = 0, score: float | None = None) -> Iterator[Path]:
+        """The folder to fill; afterwards it is checksummed and renamed, and what need not be kept is removed.
+
+        Kept are the `keep` newest and, where scores are given, the best: of the latest `phase` (scores of two phases
+        cannot be compared) the one with the highest score, to which the link `best` then leads. InfraError when the
+        disk does not take it; the checkpoints before stay as they were.
+        """
+        with writing(self.folder):
+            shutil.rmtree(self.part, ignore_errors=True)
+            self.part.mkdir(parents=True)
+            try:
+                yield self.part
+                files = sorted(path for path in self.part.rglob("*") if path.is_file())
+                described = {str(path.relative_to(self.part)): _described(path) for path in files}
+                write_json(self.part / MANIFEST, {"files": described, "phase": phase, "score": score})
+                for path in (*files, *(path for path in self.part.rglob("*") if path.is_dir()), self.part):
+                    sync_to_disk(path)
+                self._remove(self.folder / name)
+                self.part.rename(self.folder / name)
+                sync_to_disk(self.folder)
+            finally:
+                shutil.rmtree(self.part, ignore_errors=True)
+            self._prune()
+
+    def newest(self, note: Callable[[str], None]) -> Path | None:
+        """The newest sound checkpoint; each one that is passed over for a newer fault is noted with it."""
+        if self.part.is_dir():
+            note(f"passed over {self.part}: it was not finished")
+        for folder in self._all():
+            wrong = fault(folder)
+            if wrong is None:
+                return folder
+            note(f"passed over {folder}: {wrong}")
+        return None
+
+    def _all(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+    def _prune(self) -> None:
+        found = self._all()
+        ranks = {folder: rank for folder in found if (rank := _rank(folder)) is not None}
+        best = max(ranks, key=lambda folder: (ranks[folder], folder.name), default=None)
+        if best is not None:
+            link = self.folder / f".{BEST}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(best.name)
+            link.replace(self.folder / BEST)
+        for folder in found[self.keep :]:
+            if folder != best:
+                self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        shutil.rmtree(self.gone, ignore_errors=True)
+        if folder.exists():
+            if folder.is_symlink():  # a replay's link to the run's own
+                folder.unlink()
+                return
+            folder.rename(self.gone)
+            shutil.rmtree(self.gone)
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing, or not as it was written; None when it is sound."""
+    manifest = _manifest(folder)
+    if manifest is None:
+        return f"its {MANIFEST} is missing or damaged"
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _described(path) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def _manifest(folder: Path) -> dict | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(manifest, dict) and {"files", "phase", "score"} <= manifest.keys()
+    return manifest if whole and isinstance(manifest["files"], dict) else None
+
+
+def _rank(folder: Path) -> tuple[int, float] | None:
+    manifest = _manifest(folder)
+    return None if manifest is None or manifest["score"] is None else (manifest["phase"], manifest["score"])
+
+
+def _described(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

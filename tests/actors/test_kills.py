@@ -1,0 +1,72 @@
+"""Killed on the real engines and started again, a run ends as the undisturbed one did, to the bit; nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.disturbed import STAGES, Disturbed, differences, lives
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def before(stage: str, undisturbed: Path, run: Path) -> None:
+    """Makes a run folder as the undisturbed run's was when `stage` began, so that no test waits for what is before."""
+    done = STAGES[: STAGES.index(stage)]
+    run.mkdir()
+    for name in ("config.yaml", "environment.json"):
+        shutil.copy(undisturbed / name, run)
+    for number, name in enumerate(done):
+        shutil.copytree(undisturbed / "stages" / f"{number:02d}-{name}", run / "stages" / f"{number:02d}-{name}")
+    lines = (undisturbed / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["stage"] in done))
+
+
+def test_driver_learner_rank_and_rollout_actor(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    before("ppo_policy", undisturbed, tmp_path / "run")
+    run = Disturbed(recipe, tmp_path / "run")
+    run.start()
+    run.wait_for("ppo_policy   policy      1/")
+    old = {*run.recorded(), *run.victims("learner"), *run.victims("rollout")}
+    run.driver.kill()
+    assert run.end() == -signal.SIGKILL
+
+    run.start()
+    run.wait_for("ppo_improver annotated   1/")
+    assert not [process for process in old if lives(process)], "an orphan of the killed driver was let live"
+    run.victims("learner")[-1].kill()
+    left = run.recorded()
+    assert run.end() == 1
+    assert re.search(r"^error: .*\blearner/\d died: ", run.said, re.MULTILINE) and "Traceback" not in run.said
+    assert not [process for process in left if lives(process)]
+
+    run.start()
+    run.wait_for("ppo_improver on_policy   4/")
+    run.victims("rollout")[0].kill()
+    assert run.end() == 1
+    assert re.search(r"^error: .*\brollout/\d died: ", run.said, re.MULTILINE) and "Traceback" not in run.said
+
+    run.start()
+    assert run.end() == 0, run.said[-4000:]
+    assert differences(run.run, undisturbed) == []
+
+
+def test_ctrl_c_ends_a_supervised_stage_and_all_its_processes(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    before("reward", undisturbed, tmp_path / "run")
+    run = Disturbed(recipe, tmp_path / "run")
+    run.start()
+    while not run.victims("worker"):
+        assert run.look(), run.said[-4000:]
+    family = {*run.recorded(), *psutil.Process(run.driver.pid).children(recursive=True)}
+    os.killpg(run.driver.pid, signal.SIGINT)  # a terminal sends it to all processes in the foreground
+    assert run.end() == 128 + signal.SIGINT
+    assert run.said.splitlines()[-1] == "interrupted; the same command goes on where this one stopped"
+    assert "Traceback" not in run.said
+    assert not [process for process in family if lives(process)]
