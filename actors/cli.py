@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from actors.requests import check_row, read_rows, write_answers
 from pit_ray.errors import ConfigError, DataError, PitRayError
-
-if TYPE_CHECKING:
-    from pit_ray.improve import ImproveResult
+from pit_ray.secrets import masked
 
 TRACEBACK = "PIT_RAY_TRACEBACK"
-ANSWERS = ("response", "steps")
 
 app = typer.Typer(
     name="pit-ray",
@@ -72,13 +68,13 @@ def train(
     from pit_ray.config import load_config
 
     config = load_config(recipe, overrides or ())
-    from actors.compose import describe
-    from actors.compose import train as train_run
+    from actors import compose
 
     if dry_run:
-        typer.echo(describe(config))
+        typer.echo(compose.describe(config))
+        compose.check_machines(config)  # after the plan, which may be meant for other machines
     else:
-        train_run(config)
+        compose.train(config)
 
 
 @app.command()
@@ -175,107 +171,12 @@ def recipes() -> None:
         typer.echo(f"{name:<{width}}  {_first_comment(RECIPES / f'{name}.yaml')}")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file of requests, in order; DataError names the file and line of the first bad one."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: not readable: {error.strerror}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair can be read but not written back
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON: {error}") from error
-        check_row(row, where)
-        rows.append(row)
-    if not rows:
-        raise DataError(f'{path}: no rows; each line is like {{"prompt": "…", "draft": "…"}}')
-    return rows
-
-
-def check_row(row: Any, where: str) -> None:
-    """DataError, beginning with `where`, unless `row` is a request: a prompt, maybe a draft, and other fields."""
-    if not isinstance(row, dict):
-        raise DataError(f'{where}: each line is an object like {{"prompt": "…"}}, this is a {type(row).__name__}')
-    if "prompt" not in row:
-        raise DataError(f'{where}: no "prompt"; the fields here are {", ".join(row) or "none"}')
-    prompt, draft = row["prompt"], row.get("draft")
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise DataError(f"{where}: the prompt is empty")
-    elif not (isinstance(prompt, list) and prompt and all(map(_is_message, prompt))):
-        raise DataError(f'{where}: "prompt" is a text or a list of {{"role": "…", "content": "…"}}')
-    if draft is not None and not isinstance(draft, str):
-        raise DataError(f'{where}: "draft" is a text, this is a {type(draft).__name__}')
-    for field in ANSWERS:
-        if field in row:
-            raise DataError(f'{where}: "{field}" would be overwritten by the answer; rename it (to "draft", perhaps)')
-
-
-def answered_row(row: dict[str, Any], result: ImproveResult) -> dict[str, Any]:
-    """`row` with the response that was kept and each step on the way, marked by whether its revision was kept."""
-    pairs = zip(result.drafts, result.drafts[1:], result.gaps, strict=False)
-    steps = [
-        {"draft": draft, "revision": revision, "gap": gap, "kept": number <= result.kept}
-        for number, (draft, revision, gap) in enumerate(pairs, start=1)
-    ]
-    return row | {"response": result.response, "steps": steps}
-
-
-def write_answers(
-    rows: Sequence[dict[str, Any]], results: Iterable[ImproveResult], output: Path | None, show: bool
-) -> None:
-    """Each row with its result to `output` as they come, under another name until all are there; shown if wanted."""
-    partial = _partial(output) if output else None
-    with open(partial or os.devnull, "w", encoding="utf-8") as sink:
-        for row, result in zip(rows, results, strict=True):
-            sink.write(json.dumps(answered_row(row, result), ensure_ascii=False) + "\n")
-            sink.flush()  # whoever interrupts a long run finds what was done in the partial file
-            if show:
-                _show(result)
-    if partial and output:
-        partial.replace(output)
-        typer.echo(f"{len(rows)} improved: {output}", err=True)
-
-
-def _partial(output: Path) -> Path:
-    """The name under which `output` is written until it is whole; DataError when it cannot be."""
-    partial = output.with_name(output.name + ".partial")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-    except OSError as error:
-        raise DataError(f"{output}: cannot be written: {error.strerror}") from error
-    if output.is_dir():
-        raise DataError(f"{output}: cannot be written: it is a folder")
-    return partial
-
-
-def _show(result: ImproveResult) -> None:
-    from pit_ray.tracking import visible
-
-    for number, text in enumerate(result.drafts):
-        heading = "draft" if number == 0 else f"revision {number}  gap {result.gaps[number - 1]:+.3f}"
-        kept = number == result.kept
-        typer.secho(heading + ("  kept" if kept else ""), bold=True, fg="green" if kept else None)
-        typer.echo(visible(text) + "\n")
-
-
 def _check_run(run: Path) -> None:
     if (run / "config.yaml").is_file():
         return
     others = sorted(str(config.parent) for config in run.parent.glob("*/config.yaml"))
     hint = f"here are {', '.join(others)}" if others else f"make one with: pit-ray train quickstart run={run}"
     raise DataError(f"{run}: no run folder (it has no config.yaml); {hint}")
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(field), str) for field in ("role", "content"))
 
 
 def _first_comment(recipe: Path) -> str:
@@ -285,13 +186,11 @@ def _first_comment(recipe: Path) -> str:
 
 def fail(error: Exception) -> NoReturn:
     """Says what went wrong in one line and exits: 2 for what the user gave, 1 for anything else."""
-    if isinstance(error, PitRayError):
-        message = str(error)
-    else:
-        message = f"{type(error).__name__}: {error} (a traceback comes with {TRACEBACK}=1)"
     from pit_ray.tracking import visible
 
-    one_line = visible(re.sub(r"\s*\n\s*", " ", message.strip()))
+    unforeseen = f"{type(error).__name__}: {error} (a traceback comes with {TRACEBACK}=1)"
+    message = str(error) if isinstance(error, PitRayError) else unforeseen
+    one_line = visible(re.sub(r"\s*\n\s*", " ", masked(message).strip()))
     typer.secho(f"error: {one_line}", fg="red", err=True)
     sys.exit(2 if isinstance(error, (ConfigError, DataError)) else 1)
 

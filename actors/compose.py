@@ -12,11 +12,12 @@ from typing import Any
 import ray
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
+from ray._private import ray_constants
+from transformers import AutoModelForCausalLM
 
 from actors.learner import LearnerActor, RayLearner, learner_environment
-from actors.placement import options, reserve
-from actors.plan import describe_plan, plan_actors
+from actors.placement import machine_resources, options, reserve
+from actors.plan import describe_plan, plan_actors, require
 from actors.processes import on_record
 from actors.refs import RayRef
 from actors.rollout import RayRolloutPool, RolloutActor
@@ -25,23 +26,26 @@ from actors.train_jobs import run_jobs
 from actors.weights import CPU_HEAD_SIZES, engine_environment
 from pit_ray import driver
 from pit_ray.config import Config
-from pit_ray.data.preferences import find_source
 from pit_ray.data.templates import Renderer
-from pit_ray.data.worlds import find_world
-from pit_ray.errors import ConfigError
+from pit_ray.errors import LINE, ConfigError, DataError, short
 from pit_ray.in_process import InProcess
+from pit_ray.models.folder import architecture, weights
 from pit_ray.models.load import llama_config
 from pit_ray.replay import replay as replay_step
 from pit_ray.roles import Deployment, FitJob
 from pit_ray.run_folder import RunFolder, open_existing
-from pit_ray.stages.data import base_path
+from pit_ray.stages.data import base_path, base_renderer, check_data
+from pit_ray.stages.ready import check_ready
+from pit_ray.tracking import visible
 
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
 """Ray Train's controller otherwise notices the end of its workers only every two seconds."""
+AUTH_MODES = ("token", "disabled")
 
 
 def train(config: Config) -> None:
     """Runs the configured method to its report, resuming where the run folder stands."""
+    check_machines(config)
     check(config)
     folder = RunFolder(config.run)
     with folder.locked(), on_record(folder.path):
@@ -66,14 +70,43 @@ def deploy(config: Config, folder: RunFolder) -> Deployment:
 
     if config.actors.deployment == "in_process":
         return InProcess(config, base, data / "renderer", eos)
-    start_ray(config)
     return RayDeployment(config, folder, base, data / "renderer", eos)
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot run, before anything starts."""
-    if find_world(config.data.source) is None:
-        find_source(config.data.source)
+    """Refuses what cannot run on any machine, before a process starts or a model is loaded."""
+    folder = Path(config.run)
+    try:
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:
+        raise ConfigError(f"run: '{short(folder, LINE)}' cannot be a run folder: {error.strerror}") from error
+    if not above.is_dir() or "\0" in config.run:
+        raise ConfigError(f"run: '{short(folder, LINE)}' cannot be a run folder: {above} is no folder")
+    check_model(config)
+    renderer = None if config.model.from_scratch is not None else base_renderer(config)
+    check_ready(config, renderer, longest_sequence(config))
+    if not any(folder.glob("stages/*-data/done.json")):
+        check_data(config, renderer)
+
+
+def check_machines(config: Config) -> None:
+    """ConfigError when this machine lacks what a local Ray would have to give, or a cluster is to be joined without
+    saying whether it wants a token."""
+    if config.actors.deployment != "ray":
+        return
+    if ray_address(config) == "local":
+        require(plan_actors(config), machine_resources(), "this machine")
+    elif os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        raise ConfigError(
+            "RAY_AUTH_MODE is not set, and without it chance decides whether the cluster asks for a token: export "
+            "RAY_AUTH_MODE=token, here and before each ray start (disabled only where nobody else reaches its ports)"
+        )
+
+
+def check_model(config: Config) -> None:
+    """ConfigError or DataError when the base model is no language model, too short, or one that vLLM cannot run."""
+    if config.model.from_scratch is None and os.path.isdir(path := base_path(config)):
+        weights(Path(path))
     limit = positions(config)
     need = longest_sequence(config)
     if limit is not None and need > limit:
@@ -81,7 +114,6 @@ def check(config: Config) -> None:
             f"a sequence can take {need} tokens (data.lengths + sampling.max_new_tokens), the model has {limit} "
             "positions; lower data.lengths.*.max_tokens or sampling.max_new_tokens"
         )
-
     size = head_size(config)
     if config.actors.deployment == "ray" and not config.actors.rollout.gpus and size not in CPU_HEAD_SIZES:
         near = min(CPU_HEAD_SIZES, key=lambda known: abs(known - size))
@@ -126,41 +158,56 @@ def parameters(config: Config) -> int:
 
 
 def _model_config(config: Config) -> Any:
-    path = base_path(config)
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: no model at '{path}': {error}") from error
+        return architecture(base_path(config), config.model.trust_remote_code)
+    except DataError as error:
+        raise ConfigError(f"model.path: {error}") from error
 
 
 def describe(config: Config) -> str:
     """The resolved configuration, the plan of actors and the memory plan, for `--dry-run`."""
     check(config)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return f"{resolved}\n{describe_plan(config, parameters(config))}"
+    return visible(f"{resolved}\n{describe_plan(config, parameters(config))}")
+
+
+def ray_address(config: Config) -> str:
+    """The Ray to use: local, auto (the one that RAY_ADDRESS names), or an address."""
+    address = config.actors.address
+    return "local" if address == "auto" and not os.environ.get("RAY_ADDRESS") else address
 
 
 def start_ray(config: Config) -> None:
     """Joins the cluster this job was submitted to, or starts a fresh Ray on the loopback interface."""
     if ray.is_initialized():
         return
+    check_machines(config)
     options: dict[str, Any] = {"namespace": f"pit-ray-{Path(config.run).name}", "log_to_driver": False}
     options["logging_level"] = logging.WARNING
-    address = config.actors.address
-    if address == "auto":
-        address = "auto" if os.environ.get("RAY_ADDRESS") else "local"
+    address, environment = ray_address(config), dict(TRAIN_ENVIRONMENT)
     if address == "local":
         os.environ.pop("RAY_ADDRESS", None)
-        # Loopback only, one user: a token would leave a file behind that later commands trip over.
-        os.environ["RAY_AUTH_MODE"] = "disabled"
-        options |= {"_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1", "include_dashboard": True}
+        keep_to_loopback()
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+        options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, runtime_env={"env_vars": TRAIN_ENVIRONMENT}, **options)
+    ray.init(address=address, runtime_env={"env_vars": environment}, **options)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
 
 
+def keep_to_loopback() -> None:
+    """Lets a local Ray listen on the loopback interface alone. Given 127.0.0.1 as its address, Ray replaces it by that
+    of the network and listens everywhere; this switch, which it sets itself on macOS and Windows, keeps it."""
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's own processes
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read the environment
+    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        # One user, no network: a token would leave a file behind that later commands trip over.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
 class RayDeployment:
-    """Ray actors for every role, placed by the plan, started together on first use and kept."""
+    """Ray actors for every role, placed by the plan, started together on first use and kept; Ray itself starts when
+    first needed, so that what is wrong with the data is said before."""
 
     def __init__(
         self, config: Config, folder: RunFolder, base: Callable[[], Path], renderer: Path, eos: Callable[[], int]
@@ -172,6 +219,7 @@ class RayDeployment:
         self.deadline = config.actors.call_deadline
 
     def fit(self, jobs: Sequence[FitJob]) -> RayRef[None]:
+        start_ray(self.config)
         part = run_jobs.remote(self.config, jobs, self.folder.path / "ray_train")
         return RayRef([part], f"training {', '.join(job.stage for job in jobs)}", self.deadline)
 
@@ -203,6 +251,7 @@ class RayDeployment:
 
     def _start(self) -> None:
         """All actors at once, so that their slow imports and engines overlap."""
+        start_ray(self.config)
         actors = self.config.actors
         group = reserve(self.plan, actors.placement_deadline)
         scorer_env = {"OMP_NUM_THREADS": str(actors.scorer.threads), "TOKENIZERS_PARALLELISM": "false"}

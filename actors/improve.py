@@ -39,30 +39,37 @@ def improve(run: Path, requests: list[ImproveRequest], iterations: int | None) -
     deployment = deploy(config, folder)
     try:
         context = RunContext(config, folder, deployment, Tracker(folder.path, quiet, {}))
+        # All of them before the first engine starts: what is wrong with the last is said at once.
+        prompts, drafts = rendered(context, requests), given_drafts(context, requests)
         for start in range(0, len(requests), BATCH):
-            yield from answer(context, requests[start : start + BATCH], start, iterations)
+            rows = np.arange(start, min(start + BATCH, len(requests)))
+            batch = [requests[i] for i in rows], prompts.take(rows), [drafts[i] for i in rows]
+            yield from answer(context, *batch, iterations)
     finally:
         deployment.close()
 
 
 def answer(
-    context: RunContext, requests: list[ImproveRequest], first_uid: int, iterations: int | None
+    context: RunContext,
+    requests: list[ImproveRequest],
+    prompts: Prompts,
+    drafts: list[np.ndarray | None],
+    iterations: int | None,
 ) -> list[ImproveResult]:
-    """The results of some requests; the draws of each derive from its place in the whole list."""
+    """The results of some requests, with their prompts and drafts (None: the policy writes one) as token ids; the draws
+    of each derive from its uid."""
     config, renderer = context.config, context.renderer
-    prompts = rendered(context, requests, first_uid)
     rollout, gap = context.deployment.rollout(), context.deployment.reward()
     gap.load(context.gap_model(), context.gap_kind(), renderer.eos).result()
     request = context.request("improve", temperature=config.evaluation.temperature)
-    drafts = [None if r.draft is None else np.array(renderer.response_ids(r.draft)) for r in requests]
     missing = [i for i, draft in enumerate(drafts) if draft is None]
     if missing:
         rollout.load(context.model("ppo_policy"), 0).result()
         written = without_end(rollout.generate(prompts.take(missing), request).result())
-        for i, row in zip(missing, written.rows(), strict=True):
+        for i, row in zip(missing, fitted_drafts(config, written).rows(), strict=True):
             drafts[i] = row
     source = np.array([POLICY if r.draft is None else USER for r in requests], dtype=np.int8)
-    fitted = fitted_drafts(config, Ragged.of(d for d in drafts if d is not None))
+    fitted = Ragged.of(draft for draft in drafts if draft is not None)
     prompts = with_drafts(prompts, fitted, source, renderer.bridge)
     rollout.load(context.model("ppo_improver"), 0).result()
     rounds = revise(rollout, gap, prompts, iterations or config.evaluation.iterations, request)
@@ -81,8 +88,9 @@ def answer(
     ]
 
 
-def rendered(context: RunContext, requests: list[ImproveRequest], first_uid: int) -> Prompts:
-    """The requests' prompts as token ids; DataError when one is longer than the run's models were made for."""
+def rendered(context: RunContext, requests: list[ImproveRequest]) -> Prompts:
+    """The requests' prompts as token ids, uid for place; DataError when one is longer than the run's models were made
+    for."""
     limit = context.config.data.lengths.prompt.max_tokens
     turns = [[{"role": "user", "content": r.prompt}] if isinstance(r.prompt, str) else r.prompt for r in requests]
     ids = Ragged.of(context.renderer.prompt_ids(messages) for messages in turns)
@@ -90,11 +98,18 @@ def rendered(context: RunContext, requests: list[ImproveRequest], first_uid: int
     if len(too_long):
         row = int(too_long[0])
         raise DataError(
-            f"prompt {first_uid + row + 1} has {int(ids.lengths[row])} tokens, more than the run's "
+            f"prompt {row + 1} has {int(ids.lengths[row])} tokens, more than the run's "
             f"data.lengths.prompt.max_tokens = {limit}; shorten it"
         )
-    uid = np.arange(first_uid, first_uid + len(requests), dtype=np.int64)
-    return Prompts(uid, ids, Ragged.of([[]] * len(ids)), np.zeros(len(ids), dtype=np.int8))
+    uid, source = np.arange(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int8)
+    return Prompts(uid, ids, Ragged.of([[]] * len(ids)), source)
+
+
+def given_drafts(context: RunContext, requests: list[ImproveRequest]) -> list[np.ndarray | None]:
+    """The drafts that came with requests, as token ids within the run's limit; None where none came."""
+    ids = Ragged.of([] if r.draft is None else context.renderer.response_ids(r.draft) for r in requests)
+    fitted = fitted_drafts(context.config, ids).rows()
+    return [None if r.draft is None else row for r, row in zip(requests, fitted, strict=True)]
 
 
 def fitted_drafts(config: Config, drafts: Ragged) -> Ragged:

@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 import ray
+import torch
+from ray._private.utils import get_num_cpus
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -25,6 +27,11 @@ def reserve(plan: Plan, deadline: float) -> PlacementGroup:
         waited = time.monotonic() - started
         raise InfraError(f"the actors could not be placed within {waited:.0f} s (actors.placement_deadline): {lacking}")
     return group
+
+
+def machine_resources() -> dict[str, float]:
+    """What a local Ray would find on this machine, without starting it."""
+    return {"CPU": get_num_cpus(override_docker_cpu_warning=True), "GPU": float(torch.cuda.device_count())}
 
 
 def options(plan: Plan, group: PlacementGroup, index: int, environment: dict[str, str]) -> dict[str, Any]:

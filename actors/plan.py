@@ -58,23 +58,23 @@ def plan_actors(config: Config) -> Plan:
     return Plan(tuple(bundles))
 
 
-def shortfall(plan: Plan, available: dict[str, float]) -> str | None:
-    """What the machines lack for the plan, with what to change; None when it fits."""
+def shortfall(plan: Plan, available: dict[str, float], holder: str = "Ray") -> str | None:
+    """What the machines (`holder`, in the message) lack for the plan, with what to change; None when it fits."""
     lines = []
     for resource in ("CPU", "GPU"):
         need, have = plan.total(resource), available.get(resource, 0.0)
         if need > have + 1e-6:
             key = resource.lower() + "s"
             lines.append(
-                f"needs {need:g} {resource}s, Ray has {have:g}; lower actors.rollout.workers, actors.learner.ranks, "
-                f"or actors.{{rollout,scorer,learner}}.{key}"
+                f"needs {need:g} {resource}s, {holder} has {have:g}; lower actors.rollout.workers, "
+                f"actors.learner.ranks, or actors.{{rollout,scorer,learner}}.{key}"
             )
     return "; ".join(lines) or None
 
 
-def require(plan: Plan, available: dict[str, float]) -> None:
+def require(plan: Plan, available: dict[str, float], holder: str = "Ray") -> None:
     """ConfigError when the plan cannot fit, before anything waits for it."""
-    lacking = shortfall(plan, available)
+    lacking = shortfall(plan, available, holder)
     if lacking:
         raise ConfigError(f"the actors do not fit: {lacking}")
 

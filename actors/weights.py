@@ -41,6 +41,7 @@ def engine_arguments(
     """Arguments of vllm.LLM: token ids in and out, sampled log-probabilities of the tempered distribution."""
     arguments: dict[str, Any] = {
         "model": str(model),
+        "load_format": "safetensors",  # never a pickle
         "skip_tokenizer_init": True,
         "dtype": str(dtype).removeprefix("torch."),
         "max_model_len": max_model_len,

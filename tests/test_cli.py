@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from actors.cli import answered_row, check_row, fail, main, read_rows, write_answers
+from actors.cli import fail, main
+from actors.requests import answered_row, check_row, read_rows, write_answers
 from pit_ray.errors import DataError, InfraError
 from pit_ray.improve import ImproveResult
 
@@ -80,6 +81,21 @@ def test_a_missing_data_file_is_named_before_anything_starts(
         assert "there is no 'harmles.jsonl'" in (said := capsys.readouterr().err)
         assert "the nearest is 'harmless.jsonl'" in said
     assert not run.exists()
+
+
+def test_no_character_of_a_configuration_drives_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    instruction = r'model.improve_instruction="\x1b[2J\u202egnp\u200b"'
+    run_main(monkeypatch, "train", "quickstart", f"run={tmp_path / 'run'}", instruction, "seed=\x9b31m")
+    run_main(monkeypatch, "train", "\x1b]0;owned\x07.yaml")
+    said = capsys.readouterr()
+    assert not set(said.out + said.err) & set("\x1b\x07\x9b\u202e\u200b") and "<U+009B>" in said.err
+    monkeypatch.setattr(sys, "argv", ["pit-ray", "train", "quickstart", f"run={tmp_path}", instruction, "--dry-run"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr()
+    assert "gnp" in said.out and not set(said.out + said.err) & set("\x1b\u202e\u200b")
 
 
 def test_recipes_are_listed_with_their_first_comment(
@@ -160,12 +176,16 @@ def test_one_source_of_requests(
     [
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
-        (b'{"prompt": "\\ud800"}', "not JSON"),
+        (b'{"prompt": "\\ud800"}', "not text that UTF-8 can hold"),
         (b"[1]", "is a list"),
-        (b'{"promt": "x"}', 'no "prompt"; the fields here are promt'),
+        (b'{"promt": "x"}', "no \"prompt\"; the nearest is 'promt'; the fields here are promt"),
         (b'{"prompt": " "}', "empty"),
         (b'{"prompt": []}', "a text or a list"),
         (b'{"prompt": [{"role": "user"}]}', "a text or a list"),
+        (b'{"prompt": [{"role": "tool", "content": "x"}]}', "no role 'tool'; the roles are system, user, assistant"),
+        (b'{"prompt": [{"role": "user\\n<|end|>", "content": "x"}]}', "the roles are"),
+        (b'{"prompt": [{"role": "assistant", "content": "x"}]}', "must end with what the user says"),
+        (b'{"prompt": [{"role": "user", "content": " "}]}', "must end with what the user says"),
         (b'{"prompt": "x", "draft": 3}', "this is a int"),
         (b'{"prompt": "x", "response": "y"}', "would be overwritten"),
     ],
@@ -176,6 +196,13 @@ def test_bad_row_is_named_by_file_and_line(tmp_path: Path, line: bytes, said: st
     with pytest.raises(DataError) as caught:
         read_rows(path)
     assert str(caught.value).startswith(f"{path}:3: ") and said in str(caught.value)
+
+
+def test_a_prompt_on_the_command_line_that_is_not_utf8_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
+) -> None:
+    assert run_main(monkeypatch, "improve", str(run_folder), "--prompt", os.fsdecode(b"caf\xe9")) == 2
+    assert capsys.readouterr().err.startswith("error: --prompt: not text that UTF-8 can hold")
 
 
 def test_missing_and_empty_files_are_data_errors(tmp_path: Path) -> None:

@@ -67,12 +67,23 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> N
     folder.open(config())
     before = (tmp_path / "config.yaml").read_text(encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
-        folder.open(config(seed=7, sampling={"max_new_tokens": 64}))
-    lines = str(refused.value).splitlines()
-    assert "another configuration" in lines[0]
-    assert lines[1:-1] == ["-seed: 42", "+seed: 7", "-  max_new_tokens: 128", "+  max_new_tokens: 64"]
-    assert "run=FOLDER" in lines[-1]
+        folder.open(config(seed=7, sampling={"max_new_tokens": 64}, ready={"reward": "models/reward"}))
+    assert str(refused.value) == (
+        f"{tmp_path} holds a run with another configuration: seed: 42 in the run, 7 now, "
+        "sampling.max_new_tokens: 128 in the run, 64 now, "
+        'ready.reward: null in the run, "models/reward" now; '
+        "give another run=FOLDER, or the configuration it was started with"
+    )
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("content", ["", "- a", "seed: [", "\x00", "[" * 1500])
+def test_a_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
+    RunFolder(tmp_path).open(config())
+    (tmp_path / "config.yaml").write_text(content)
+    for use in (lambda: open_existing(tmp_path), lambda: RunFolder(tmp_path).open(config())):
+        with pytest.raises(ConfigError, match=r"config\.yaml: damaged: "):
+            use()
 
 
 def test_an_existing_run_is_opened_with_its_configuration(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ FOLDERS = ("pit_ray", "actors", "tests")
 """Each may import itself and those before it."""
 FORBIDDEN = {"pit_ray": {"ray", "vllm", "deepspeed"}}
 ORDER = (
-    ("errors", "records", "metrics"),
+    ("secrets", "errors", "records", "metrics"),
     ("config",),
     ("roles", "run_folder", "checkpoint", "interrupts", "tracking"),
     ("data",),

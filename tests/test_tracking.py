@@ -171,7 +171,8 @@ def wandb_record(run: Path) -> bytes:
     return record.read_bytes()
 
 
-def test_wandb_runs_offline_without_a_login(tmp_path, no_login, capfd):
+def test_wandb_runs_offline_without_a_login(tmp_path, no_login, monkeypatch, capfd):
+    monkeypatch.setenv("MY_API_KEY", "correct-horse-battery-staple")
     track, out = tracker(tmp_path / "run", Tracking(console="plain"))
     with pytest.raises(RuntimeError, match="the run's own"), track:
         track.begin("ppo_improver", 30)
@@ -179,6 +180,7 @@ def test_wandb_runs_offline_without_a_login(tmp_path, no_login, capfd):
         raise RuntimeError("the run's own")
     assert b"ppo_improver/objective/gap" in wandb_record(tmp_path / "run")
     assert steps_of(tmp_path / "run") == [("ppo_improver", 0)]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"battery" in path.read_bytes()]
     assert "wandb" not in out.getvalue() and capfd.readouterr() == ("", "")
 
 

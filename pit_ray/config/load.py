@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from pit_ray.config.tree import Config
-from pit_ray.errors import ConfigError
+from pit_ray.errors import LINE, LONGEST, SHOWN, ConfigError, cause, listed, short
+from pit_ray.secrets import masked
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -32,24 +32,42 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"'{override}' is not of the form key=value, for instance seed=7")
+            raise ConfigError(f"'{short(override)}' is not of the form key=value, for instance seed=7")
     try:
         defaults = OmegaConf.create(_defaults() | {"run": f"runs/{Path(recipe).stem}"})
         merged = OmegaConf.merge(defaults, tree)
         merged.merge_with_dotlist(list(overrides))
         plain = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, IndexError) as error:
-        raise ConfigError(f"{recipe}: the overrides do not fit: {error}") from error
+    except Exception as error:  # OmegaConf lets errors of many kinds through
+        given = f"the overrides {listed(overrides)} do not fit" if overrides else "it cannot be read"
+        raise ConfigError(f"{recipe}: {given}: {cause(error)}") from error
     return parse_config(plain, where=recipe)
 
 
 def parse_config(plain: Any, where: str) -> Config:
-    """A plain mapping as a Config; ConfigError lists every wrong key with the nearest right one."""
+    """A plain mapping as a Config; ConfigError lists every wrong key with the nearest right one, and refuses values
+    that hold a secret, since the configuration is written to the run folder."""
+    if held := [path for path, value in _texts(plain, "") if masked(value) != value]:
+        raise ConfigError(
+            f"{where}: {listed(held)}: a password, token or key has no place in a configuration, which is written to "
+            "the run folder; give it by the environment (HF_TOKEN, WANDB_API_KEY) or a credentials file"
+        )
     try:
         return Config.model_validate(plain)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise ConfigError(f"{where}: " + "; ".join(lines[:SHOWN]) + more) from None
+
+
+def _texts(plain: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every text in a plain tree, with its dotted key."""
+    if isinstance(plain, str):
+        yield path, plain
+    elif isinstance(plain, Mapping | list):
+        inner = plain.items() if isinstance(plain, Mapping) else enumerate(plain)
+        for key, value in inner:
+            yield from _texts(value, f"{path}.{short(key)}" if path else short(key))
 
 
 def _defaults() -> dict[str, Any]:
@@ -64,37 +82,38 @@ def _defaults() -> dict[str, Any]:
 
 def _find(recipe: str) -> Path:
     shipped, path = RECIPES / f"{recipe}.yaml", Path(recipe)
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
-    if path.is_file():
+    if os.path.isfile(path):  # False also for what cannot be a path
         return path
     if path.suffix in (".yaml", ".yml"):
-        raise ConfigError(f"no recipe '{recipe}': there is no such file in {Path.cwd()}")
-    near = difflib.get_close_matches(recipe, recipe_names(), n=1)
+        raise ConfigError(f"no recipe '{short(recipe, LINE)}': there is no such file in {Path.cwd()}")
+    near = difflib.get_close_matches(recipe[:LONGEST], recipe_names(), n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise ConfigError(
-        f"no recipe '{recipe}': {hint}Shipped: {', '.join(recipe_names())}; or give a path to a YAML file"
+        f"no recipe '{short(recipe, LINE)}': {hint}Shipped: {', '.join(recipe_names())}; or give a path to a YAML file"
     )
 
 
 def _read(path: Path):
     try:
         tree = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    except Exception as error:  # of the file, of YAML, of OmegaConf; RecursionError where it is nested too deeply
+        said = short(" ".join(str(error).split()) or type(error).__name__, LINE)
+        raise ConfigError(f"{path}: not readable as YAML: {said}") from error
     if not OmegaConf.is_dict(tree):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
     return tree
 
 
 def _explain(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
+    location = ".".join(short(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
+        message = short(problem["msg"].removeprefix("Value error, "), LINE)
         return f"{location}: {message}" if location else message
     *parents, last = problem["loc"]
     known = list(_section_at(parents).model_fields)
-    near = difflib.get_close_matches(str(last), known, n=1)
+    near = difflib.get_close_matches(short(last), known, n=1)
     nearest = ".".join([str(part) for part in parents] + near)
     hint = f"did you mean '{nearest}'?" if near else f"known here: {', '.join(known)}"
     elsewhere = [] if near else [path for path in _paths(Config) if path.endswith(f".{last}")]

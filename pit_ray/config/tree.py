@@ -16,8 +16,7 @@ class FieldLength(Section):
     max_tokens: PositiveInt = 512
     """Longest allowed, in tokens."""
     policy: Literal["error", "drop", "truncate"] = "drop"
-    """error: stop and name the first row; drop: leave the row out; truncate: cut (prompts lose their beginning,
-    drafts and responses their end). Counts are always reported."""
+    """error: stop and name the first row; drop it; truncate: prompts lose their beginning, others their end."""
 
 
 class Lengths(Section):
@@ -51,13 +50,22 @@ class Data(Section):
 class FromScratch(Section):
     """Architecture of a new Llama model whose tokenizer is trained on the data."""
 
-    vocab_size: PositiveInt = 2048
-    """Upper bound of the byte-level BPE vocabulary."""
+    vocab_size: int = Field(2048, ge=258)
+    """Upper bound of the byte-level BPE vocabulary: 256 bytes, two control tokens, and what is learned."""
     hidden_size: PositiveInt = 128
     layers: PositiveInt = 4
     heads: PositiveInt = 4
     intermediate_size: PositiveInt = 256
     max_position_embeddings: PositiveInt = 2048
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> FromScratch:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be an even multiple of heads ({self.heads}), for instance "
+                f"{2 * self.heads * max(1, round(self.hidden_size / (2 * self.heads)))}"
+            )
+        return self
 
 
 class Model(Section):
@@ -70,7 +78,7 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the learners and scorers. auto: bfloat16 where a CUDA device has it, else float32."""
     trust_remote_code: bool = False
-    """Whether code inside a model repository may run. Say yes only to models you trust."""
+    """Whether code inside a model repository may run (its tokenizer's never does). Say yes only to models you trust."""
     improve_instruction: str = "Improve the response above."
     """The user turn between a draft and its revision."""
 
@@ -113,8 +121,7 @@ class GapReward(Supervised):
     """The gap reward model R_PIT (papers: PIT Eq. 2)."""
 
     variant: Literal["five", "difference"] = "five"
-    """five: the five-comparison loss on R(x, y1, y2). difference: R_P(x, y1) − R_P(x, y2), an ablation that
-    trains nothing."""
+    """five: the five-comparison loss on R(x, y1, y2). difference: R_P(x, y1) − R_P(x, y2); trains nothing."""
 
 
 class EndRule(Section):
@@ -129,8 +136,8 @@ class EndRule(Section):
 class Phase(Section):
     """One phase of the RL curriculum."""
 
-    name: str
-    """Names its records; unique within a stage."""
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    """Names its records and a folder; unique within a stage."""
     drafts: Literal["none", "annotated", "on_policy", "self"]
     """none: no draft (training the policy); annotated: y_l and y_w of the data in equal shares; on_policy: sampled
     from the tuned policy; self: the improver's own revisions of the policy's responses, by its
@@ -155,7 +162,7 @@ class Kl(Section):
 class Ppo(Section):
     """A PPO stage (PIT Eq. 3 to 5)."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...] = Field(min_length=1)
     """The curriculum, in order."""
     rollouts_per_step: PositiveInt = 128
     """Samples per step, one per prompt."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import json
 import re
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pit_ray.config.tree import Data
-from pit_ray.errors import DataError
-from pit_ray.records import Message, PreferencePair
+from pit_ray.errors import LINE, DataError, cause, listed, nearest, no_such_path, short
+from pit_ray.records import ROLES, Message, PreferencePair
 
 FILE_TYPES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 SAMPLE = 64  # rows that decide the form
@@ -96,18 +95,12 @@ def find_source(source: str) -> Path | None:
         # A name under an existing folder, or with a file's ending, was never meant for the hub.
         if HUB_NAME.fullmatch(source) and (path.parent == Path() or not path.parent.exists()):
             return None
-        missing = path
-        while not missing.parent.is_dir():
-            missing = missing.parent
-        near = _nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
+        missing = no_such_path(path)
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"data.source: {source!r} is neither a file nor a hub name: {error}") from None
-    raise DataError(f"{source}: there is no {missing.name!r} in {missing.parent.resolve()}{near}")
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-    return next((f"; the nearest is {n!r}" for n in names if close and n.lower() == close[0]), "")
+        raise DataError(
+            f"data.source: {short(source, LINE)!r} is neither a file nor a hub name: {cause(error)}"
+        ) from None
+    raise DataError(f"{source}: {missing}")
 
 
 def _dataset_rows(data: Data, path: Path | None) -> Iterator[tuple[str, Row]]:
@@ -123,7 +116,7 @@ def _dataset_rows(data: Data, path: Path | None) -> Iterator[tuple[str, Row]]:
             loaded = datasets.load_from_disk(str(path))
             splits = loaded if isinstance(loaded, datasets.DatasetDict) else {data.hub_split: loaded}
             if data.hub_split not in splits:
-                near = _nearest(data.hub_split, list(splits))
+                near = nearest(data.hub_split, splits)
                 raise ValueError(f"no split {data.hub_split!r}{near} (splits: {', '.join(splits)})")
             dataset = splits[data.hub_split]
         else:
@@ -135,8 +128,7 @@ def _dataset_rows(data: Data, path: Path | None) -> Iterator[tuple[str, Row]]:
     except Exception as error:  # whatever a parser or the network raises, the user must know which source it was
         place = f" (split {data.hub_split} on the hub, as no file here has this name)" if path is None else ""
         after = f" after row {number}" if number else ""
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{data.source}{place}: cannot be read{after}: {said}") from error
+        raise DataError(f"{data.source}{place}: cannot be read{after}: {cause(error)}") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -212,7 +204,7 @@ def _checked(prompt: list[Message], chosen: str, rejected: str, uid: int) -> Pre
         raise Unusable("empty response")
     if chosen.strip() == rejected.strip():
         raise Unusable("equal responses")
-    if any(turn["role"] not in ("system", "user", "assistant") for turn in prompt):
+    if any(turn["role"] not in ROLES for turn in prompt):
         raise Unusable("a role other than system, user and assistant")
     if not prompt or (prompt[-1]["role"] == "user" and not prompt[-1]["content"].strip()):
         raise Unusable("empty prompt")
@@ -295,5 +287,4 @@ def _text(value: Any, what: str) -> str:
 
 
 def _no_column(name: str, columns: list[str]) -> str:
-    have = ", ".join(map(repr, columns)) or "none"
-    return f"there is no column {name!r}{_nearest(name, columns)} (columns: {have})"
+    return f"there is no column {name!r}{nearest(name, columns)} (columns: {listed(map(repr, columns))})"

@@ -35,12 +35,12 @@ def split_pairs(pairs: list[PreferencePair], data: Data, seed: int) -> Splits:
     """
     groups = _by_prompt(pairs)
     if len(pairs) < data.held_out + data.validation + 3 or len(groups) < 5:
-        raise _too_few(len(pairs), len(groups), data)
+        raise too_few(len(pairs), len(groups), data)
     order = generator(seed, "splits").permutation(len(groups))
     held_out, rest = _fill([groups[i] for i in order], data.held_out)
     validation, rest = _fill(rest, data.validation)
     if len(held_out) < data.held_out or len(validation) < data.validation or len(rest) < 3:
-        raise _too_few(len(pairs), len(groups), data)
+        raise too_few(len(pairs), len(groups), data)
     thirds: tuple[Group, Group, Group] = ([], [], [])
     for group in rest:
         min(thirds, key=len).extend(group)
@@ -87,7 +87,8 @@ def _fill(groups: list[Group], count: int) -> tuple[Group, list[Group]]:
     return taken, rest
 
 
-def _too_few(pairs: int, prompts: int, data: Data) -> DataError:
+def too_few(pairs: int, prompts: int, data: Data) -> DataError:
+    """The error for so many pairs and different prompts that cannot meet the numbers of `data`."""
     needed = data.held_out + data.validation + 3
     raise_pairs = f", or raise data.pairs ({data.pairs})" if data.pairs is not None else ""
     return DataError(

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pit_ray.errors import DataError
-from pit_ray.records import Message, Pairs, PreferencePair, Ragged
+from pit_ray.errors import DataError, cause, listed
+from pit_ray.records import ROLES, Message, Pairs, PreferencePair, Ragged
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -38,6 +39,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self.improve_instruction = improve_instruction
         self.eos = int(tokenizer.eos_token_id)
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._control = special.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
         self.bridge = self._bridge()
@@ -49,7 +52,11 @@ class Renderer:
         if not path.is_file():
             raise DataError(f"{folder}: no {FILE} here, so this model was not written by pit-ray")
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return cls(AutoTokenizer.from_pretrained(str(folder)), saved["improve_instruction"])
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        except Exception as error:  # a library's parsers raise many kinds
+            raise DataError(f"{folder}: its tokenizer cannot be loaded: {cause(error)}") from error
+        return cls(tokenizer, saved["improve_instruction"])
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer with its chat template, and what else the renderer needs, beside a model."""
@@ -59,34 +66,49 @@ class Renderer:
         )
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """x: the conversation up to where the assistant's response begins."""
+        """x: the conversation up to where the assistant's response begins. DataError for a role that is none of ROLES
+        (it stands outside the contents, so it could spell out a control token), or one that the template refuses."""
         return self._encode(self._render(messages), [m["content"] for m in messages])
 
     def response_ids(self, text: str) -> list[int]:
         """y without an end token; special tokens spelled out in the text stay plain text."""
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        unknown = self.tokenizer.unk_token_id
-        control = set(self.tokenizer.all_special_ids) - {unknown}
+        if self._control.isdisjoint(ids):
+            return ids
         # A word-level tokenizer finds its control tokens in its vocabulary, whatever it is told.
-        return ids if control.isdisjoint(ids) else [unknown if i in control else i for i in ids]
+        unknown = self.tokenizer.unk_token_id
+        harmless = [unknown if i in self._control else i for i in ids]
+        return [i for i in harmless if i is not None]
 
     def text(self, ids: Iterable[int]) -> str:
         """Ids as text for people."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def tokenise(self, pairs: Sequence[PreferencePair]) -> Pairs:
-        """Preference pairs as token ids, rows in order."""
+        """Preference pairs as token ids, rows in order. DataError names the row whose prompt cannot be rendered."""
         return Pairs(
             uid=np.array([pair.uid for pair in pairs], dtype=np.int64),
-            prompt=Ragged.of(self.prompt_ids(pair.prompt) for pair in pairs),
+            prompt=Ragged.of(self._prompt_of(pair) for pair in pairs),
             chosen=Ragged.of(self.response_ids(pair.chosen) for pair in pairs),
             rejected=Ragged.of(self.response_ids(pair.rejected) for pair in pairs),
         )
 
+    def _prompt_of(self, pair: PreferencePair) -> list[int]:
+        try:
+            return self.prompt_ids(pair.prompt)
+        except DataError as error:
+            raise DataError(f"row {pair.uid} (from 0) of the data: {error}") from error
+
     def _render(self, messages: Sequence[Message]) -> str:
         """The template's text with a numbered mark in place of each content."""
-        marked = [{"role": m["role"], "content": f"{_OPEN}{i}{_CLOSE}"} for i, m in enumerate(messages)]
-        return str(self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True))
+        roles = [m["role"] for m in messages]
+        if wrong := set(roles).difference(ROLES):
+            raise DataError(f"no role {listed(map(repr, sorted(wrong)))}; the roles are {', '.join(ROLES)}")
+        marked = [{"role": role, "content": f"{_OPEN}{i}{_CLOSE}"} for i, role in enumerate(roles)]
+        try:
+            return str(self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise DataError(f"the chat template refuses turns of {', '.join(roles)}: {cause(error)}") from error
 
     def _encode(self, rendered: str, contents: Sequence[str]) -> list[int]:
         # Template and contents are encoded apart, so that a content can never be read as a control token.

@@ -19,6 +19,7 @@ from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points,
 from pit_ray.evaluate.gap_reward import GapMeasure
 from pit_ray.evaluate.systems import Health
 from pit_ray.run_folder import write_text
+from pit_ray.secrets import masked
 from pit_ray.tracking import duration, read_metrics, visible
 
 COMPARED = {
@@ -121,7 +122,7 @@ def _template() -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
+        finalize=lambda value: visible(masked(value)) if type(value) is str else value,
     )
     environment.filters |= {"duration": duration, "revisions": revisions}
     return environment.get_template("report.html")

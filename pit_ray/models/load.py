@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Set
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -21,10 +22,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pit_ray.config.tree import FromScratch, Model
-from pit_ray.errors import DataError
+from pit_ray.config.tree import FromScratch
+from pit_ray.errors import LINE, DataError, cause, listed, short
+from pit_ray.models.folder import HEAD, architecture, check_folder, check_head, weights
 
 EOS, PAD = "<|end|>", "<|pad|>"
+LONG_RUN = re.compile(r"\S{257}|\s{257}")
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -36,8 +39,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def load_causal(path: str | Path, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal language model with dropout off; DataError when the folder holds none."""
-    model = _load(AutoModelForCausalLM, path, dtype, trust_remote_code)
-    return model
+    return _load(AutoModelForCausalLM, path, dtype, trust_remote_code)
 
 
 def load_scalar(
@@ -45,12 +47,13 @@ def load_scalar(
 ) -> PreTrainedModel:
     """A model with one scalar head `score` (h → 1, no bias) in the layout of AutoModelForSequenceClassification.
 
-    With `new_head_seed` the folder is a causal model and the head is drawn anew, std 1/√(h + 1); without it a folder
-    that has no trained head is refused with DataError.
+    With `new_head_seed` the folder may be a causal model's and the head is drawn anew, std 1/√(h + 1); without it a
+    folder that has no trained head is refused with DataError.
     """
-    model, info = _load(
-        AutoModelForSequenceClassification, path, dtype, trust_remote_code, num_labels=1, output_loading_info=True
-    )
+    if new_head_seed is None:
+        check_folder(Path(path))
+        check_head(Path(path))
+    model = _load(AutoModelForSequenceClassification, path, dtype, trust_remote_code, drawn={HEAD}, num_labels=1)
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear):
         raise DataError(f"{path}: {type(model).__name__} has no linear head 'score'")
@@ -59,27 +62,36 @@ def load_scalar(
         std = 1 / math.sqrt(head.in_features + 1)
         with torch.no_grad():
             head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * std)
-    elif any("score" in key for key in info["missing_keys"]):
-        raise DataError(f"{path}: this model has no trained reward head 'score'; train one, or give a reward model")
     return model
 
 
-def _load(kind, path: str | Path, dtype: torch.dtype, trust_remote_code: bool, **options):
+def _load(
+    kind: Any, path: str | Path, dtype: torch.dtype, trust_remote_code: bool, drawn: Set[str] = frozenset(), **options
+) -> PreTrainedModel:
+    """A model from safetensors alone. DataError when it lacks weights other than `drawn`, which transformers would
+    initialise and go on."""
+    if Path(path).is_dir():
+        weights(Path(path))
     try:
-        loaded = kind.from_pretrained(str(path), dtype=dtype, trust_remote_code=trust_remote_code, **options)
-    except (OSError, ValueError) as error:
-        raise DataError(f"no model could be loaded from '{path}': {error}") from error
-    model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model, info = kind.from_pretrained(
+            str(path), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    except Exception as error:  # a library's parsers raise many kinds
+        raise DataError(f"no model could be loaded from '{short(path, LINE)}': {cause(error)}") from error
+    if lacking := sorted(set(info["missing_keys"]) - drawn):
+        raise DataError(f"'{path}' has no weights for {listed(lacking)} of {type(model).__name__}")
     model.eval()  # dropout stays off in every stage
-    return loaded
+    return model
 
 
-def load_tokenizer(model: Model, path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with a pad token that is not the end token."""
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a pad token that is not the end token. It never runs code of its own, since
+    every process of a run loads it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise DataError(f"no tokenizer could be loaded from '{path}': {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except Exception as error:  # a library's parsers raise many kinds
+        raise DataError(f"no tokenizer could be loaded from '{short(path, LINE)}': {cause(error)}") from error
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
@@ -87,7 +99,7 @@ def load_tokenizer(model: Model, path: str | Path) -> PreTrainedTokenizerBase:
 
 def fits(path: str | Path, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool) -> bool:
     """Whether the model at `path` has an embedding for every token and the tokenizer's pad id in its configuration."""
-    config = AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    config = architecture(path, trust_remote_code)
     return len(tokenizer) <= config.vocab_size and config.pad_token_id == tokenizer.pad_token_id
 
 
@@ -116,8 +128,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS)
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, in pieces if it holds a very long word: learning merges takes the square of the longest's length."""
+    return [text[i : i + 256] for i in range(0, len(text), 256)] if LONG_RUN.search(text) else [text]
 
 
 def llama_config(shape: FromScratch, vocab_size: int) -> LlamaConfig:

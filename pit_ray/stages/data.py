@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pit_ray.config import Config
 from pit_ray.data.lengths import apply_lengths
 from pit_ray.data.parquet import write_pairs
-from pit_ray.data.preferences import load_pairs
+from pit_ray.data.preferences import HUB_NAME, find_source, load_pairs
 from pit_ray.data.randomness import derive_seed
-from pit_ray.data.splits import Splits, split_pairs
+from pit_ray.data.splits import Splits, split_pairs, too_few
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds import base_folder, find_world
-from pit_ray.errors import DataError
+from pit_ray.errors import LINE, DataError, no_such_path, short
+from pit_ray.models.folder import check_folder
 from pit_ray.models.load import (
     fits,
     load_causal,
@@ -24,6 +26,11 @@ from pit_ray.models.load import (
 )
 from pit_ray.records import PreferencePair
 from pit_ray.stages.context import RunContext
+from pit_ray.stages.ready import check_ready
+
+SPLITS = ("sft", "reward", "rl", "validation", "held_out")
+SAMPLE = 64
+"""Pairs of a split that are looked at before a run starts."""
 
 
 def run(context: RunContext) -> None:
@@ -34,7 +41,7 @@ def run(context: RunContext) -> None:
     renderer, base = prepare_base(config, folder, splits)
     check_ready(config, renderer)
     context.tracker.note(description)
-    for name in ("sft", "reward", "rl", "validation", "held_out"):
+    for name in SPLITS:
         tokenised, report = apply_lengths(renderer.tokenise(getattr(splits, name)), config.data.lengths)
         write_pairs(tokenised, folder / f"{name}.parquet")
         context.tracker.note(f"{name}: {len(tokenised)} pairs; {report}")
@@ -54,6 +61,30 @@ def read_source(config: Config) -> tuple[list[PreferencePair], str]:
     return loaded.pairs, f"data: {len(loaded.pairs)} pairs from {config.data.source}, form: {loaded.form}{skipped}"
 
 
+def check_data(config: Config, renderer: Renderer | None) -> None:
+    """DataError when the pairs of a local source cannot be read or split, or no pair of a split fits `data.lengths`.
+
+    Of a world a few pairs are looked at. What is on the hub is read by the stage `data`.
+    """
+    data, world = config.data, find_world(config.data.source)
+    if world is not None:
+        count = data.pairs or 0
+        if count < data.held_out + data.validation + 3:
+            raise too_few(count, count, data)
+        some = [world.pairs(min(SAMPLE, count), config.seed)]
+    elif find_source(data.source) is None:
+        return
+    else:
+        splits = split_pairs(read_source(config)[0], data, config.seed)
+        some = [getattr(splits, name) for name in SPLITS]
+    for pairs in some if renderer is not None else ():
+        assert renderer is not None
+        try:
+            apply_lengths(renderer.tokenise(pairs[:SAMPLE]), data.lengths)
+        except DataError:  # all of the sample is dropped, or one of it must not be: only the whole can tell
+            apply_lengths(renderer.tokenise(pairs), data.lengths)
+
+
 def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer, Path]:
     """The renderer, and the folder of the base model: the configured one as it is where it fits, else a copy here."""
     model, target = config.model, folder / "base"
@@ -65,7 +96,7 @@ def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer
         )
         return renderer, target
     path = base_path(config)
-    renderer = Renderer(load_tokenizer(model, path), model.improve_instruction)
+    renderer = base_renderer(config)
     if fits(path, renderer.tokenizer, model.trust_remote_code):
         return renderer, Path(path)
     loaded = load_causal(path, torch_dtype(model.dtype), model.trust_remote_code)
@@ -73,22 +104,9 @@ def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer
     return renderer, target
 
 
-def check_ready(config: Config, renderer: Renderer) -> None:
-    """DataError when a model given ready is no local folder, or does not share the base model's tokens."""
-    trust = config.model.trust_remote_code
-    for stage, path in config.ready.model_dump().items():
-        if path is None:
-            continue
-        if not (Path(path) / "config.json").is_file():
-            raise DataError(f"ready.{stage}: '{path}' is no model folder (it has no config.json)")
-        tokenizer = load_tokenizer(config.model, path)
-        if tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
-            raise DataError(f"ready.{stage}: '{path}' has another tokenizer than the base model; all must share one")
-        if not fits(path, tokenizer, trust):
-            raise DataError(
-                f"ready.{stage}: '{path}' has no pad token of its own (one that is not the end token) in tokenizer and "
-                "config.json; add one to the base model and to this one"
-            )
+def base_renderer(config: Config) -> Renderer:
+    """The renderer of the configured base model; DataError when its tokenizer cannot serve."""
+    return Renderer(load_tokenizer(base_path(config)), config.model.improve_instruction)
 
 
 def texts_of(pair: PreferencePair) -> list[str]:
@@ -97,14 +115,19 @@ def texts_of(pair: PreferencePair) -> list[str]:
 
 
 def base_path(config: Config) -> str:
-    """The configured model as a folder or hub name; DataError when a local-looking path does not exist."""
+    """The configured model as a folder or hub name; DataError when a path that is no hub name does not exist."""
     path = str(config.model.path)
-    world = find_world(path)
+    world = find_world(path, "model.path")
     if world is not None:
         return str(base_folder(world.NAME))
-    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).expanduser().is_dir():
-        raise DataError(f"model.path: no folder '{path}'")
-    return str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path
+    folder = Path(os.path.expanduser(path))
+    if os.path.exists(folder):  # False also for what cannot be a path
+        check_folder(folder)
+        return str(folder)
+    # A name under an existing folder was never meant for the hub.
+    if not HUB_NAME.fullmatch(path) or (folder.parent != Path() and os.path.exists(folder.parent)):
+        raise DataError(f"model.path: '{short(path, LINE)}' is no folder: {no_such_path(folder)}")
+    return path
 
 
 def example(renderer: Renderer, pair: PreferencePair) -> str:

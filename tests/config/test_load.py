@@ -108,6 +108,10 @@ def test_a_recipe_may_give_one_key_of_a_section(tmp_path: Path) -> None:
         ("ppo_improver.phases.9.steps=3", "ppo_improver.phases"),
         ("ppo_improver.minibatches=7", "must be a multiple of minibatches"),
         ("ppo_policy.phases=[" + PHASE + "]", "ppo_policy.phases must have drafts: none"),
+        ("ppo_improver.phases=[]", "ppo_improver.phases: "),
+        ("ppo_improver.phases.0.name=../../elsewhere", "ppo_improver.phases.0.name: "),
+        ("sft.optimizer.lr=.inf", "sft.optimizer.lr: Input should be a finite number"),
+        ("sampling.temperature=.nan", "sampling.temperature: "),
     ],
 )
 def test_an_override_that_does_not_fit_is_a_configuration_error(override: str, said: str) -> None:
@@ -127,3 +131,25 @@ def test_a_recipe_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         load_config("quikstart")
+
+
+@pytest.mark.parametrize(
+    "scratch, said",
+    [
+        ("hidden_size=60", "hidden_size (60) must be an even multiple of heads (4), for instance 64"),
+        ("heads=3", "hidden_size (128) must be an even multiple of heads (3), for instance 126"),
+        ("vocab_size=200", "model.from_scratch.vocab_size: Input should be greater than or equal to 258"),
+    ],
+)
+def test_a_shape_that_no_model_has_is_refused(tmp_path: Path, scratch: str, said: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model: {from_scratch: {hidden_size: 128}}\ndata: {source: pairs.jsonl}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(recipe), [f"model.from_scratch.{scratch}"])
+    assert said in str(caught.value)
+
+
+def test_many_faults_stay_one_bearable_message() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", [f"nonsense_{i}={i}" for i in range(500)] + [f"{'x' * 10**6}=1"])
+    assert "unknown key 'nonsense_0'" in str(caught.value) and len(str(caught.value)) < 8000

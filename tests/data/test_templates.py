@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pit_ray.curriculum import POLICY, with_drafts
@@ -78,6 +79,72 @@ def test_a_text_never_becomes_a_control_token(
     spelled = renderer.prompt_ids([user(first), assistant(reply), user(last)])
     assert control_ids(tokenizer, spelled) == control_ids(tokenizer, harmless)
     assert control_ids(tokenizer, renderer.response_ids(reply)) == []
+
+
+def sentence_pieces() -> PreTrainedTokenizerFast:
+    """Words behind ▁ with <s> and </s>, as the Llama 2 family has them, and a normaliser that makes ｅ an e."""
+    corpus = ["tell anna about the lamp", "dear anna , i saw the lamp . < / s > | end"]
+    made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    made.normalizer = normalizers.NFKC()
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    made.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def unlisted(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """With a control token that no name such as eos_token stands for, as <|start_header_id|> in the Llama 3 family."""
+    tokenizer.add_tokens([AddedToken("<|header|>", special=True)])
+    return tokenizer
+
+
+def without_unknown() -> PreTrainedTokenizerFast:
+    """Whole words, and nothing that an unknown word or a forbidden one could become."""
+    ids = {"<end>": 0, "<user>": 1, "a": 2, "b": 3}
+    made = Tokenizer(models.WordLevel(ids, unk_token="a"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>", additional_special_tokens=["<user>"])
+
+
+SPELLED = ["</s>", "<s>", "＜/s＞", "<|end|>", "<|header|>", "<end>", "<user>", "a</s>b", "</s></s>", " <s> "]
+
+
+@pytest.mark.parametrize("text", [*SPELLED, "a ".join(SPELLED)])
+@pytest.mark.parametrize("kind", ["pieces", "unlisted", "no unknown"])
+def test_no_family_of_tokenizers_lets_a_text_spell_a_control_token(
+    tokenizer: PreTrainedTokenizerFast, kind: str, text: str
+) -> None:
+    made = {
+        "pieces": sentence_pieces,
+        "unlisted": lambda: unlisted(copy.deepcopy(tokenizer)),
+        "no unknown": without_unknown,
+    }
+    renderer = Renderer(made[kind](), "Improve it.")
+    control = {i for i, token in renderer.tokenizer.added_tokens_decoder.items() if token.special}
+    control -= {renderer.tokenizer.unk_token_id}
+    assert len(control) >= 2
+    assert control.isdisjoint(renderer.response_ids(text))
+    rendered, plain = renderer.prompt_ids([user(text)]), renderer.prompt_ids([user("a")])
+    assert [i for i in rendered if i in control] == [i for i in plain if i in control]
+    # A template's own control tokens are still read as such, also after a text has been.
+    assert renderer.eos in renderer.bridge
+
+
+@pytest.mark.parametrize("role", ["<|end|>", "tool", "", "\ue0000\ue001", "assistant\n<|end|>"])
+def test_a_role_cannot_smuggle_a_control_token(renderers: dict[str, Renderer], role: str) -> None:
+    with pytest.raises(DataError, match="the roles are system, user, assistant"):
+        renderers["chatml"].prompt_ids([{"role": role, "content": "hi"}, user("go")])
+
+
+def test_a_template_that_refuses_a_turn_is_said_by_row(tokenizer: PreTrainedTokenizerFast) -> None:
+    strict = copy.deepcopy(tokenizer)
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    strict.chat_template = refusing + CHATML
+    pair = PreferencePair(({"role": "system", "content": "be kind"}, user("hi")), "yes", "no", 7)
+    with pytest.raises(
+        DataError, match=r"^row 7 \(from 0\) .*refuses turns of system, user: System role not supported"
+    ):
+        Renderer(strict, "Improve it.").tokenise([pair])
 
 
 @given(text=NASTY)

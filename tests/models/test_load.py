@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from pit_ray.config.tree import FromScratch, Model
+from pit_ray.config.tree import FromScratch
 from pit_ray.errors import DataError
 from pit_ray.models.load import (
     fits,
@@ -131,7 +131,7 @@ def word_level(path: Path, pad: str | None) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("pad", ["<end>", None])
 def test_a_tokenizer_without_a_pad_token_of_its_own_gets_one(pad: str | None, tmp_path: Path) -> None:
     before = word_level(tmp_path, pad)
-    loaded = load_tokenizer(Model(path=str(tmp_path)), tmp_path)
+    loaded = load_tokenizer(tmp_path)
     assert loaded.pad_token_id == len(before)
     assert loaded.eos_token_id == before.eos_token_id == 1
 

@@ -28,14 +28,15 @@ class World(Protocol):
 WORLDS: dict[str, World] = {notes.NAME: notes}  # type: ignore[dict-item]
 
 
-def find_world(source: str) -> World | None:
-    """The world that `world:NAME` names; None when the source is no world; ConfigError when there is no such world."""
+def find_world(source: str, key: str = "data.source") -> World | None:
+    """The world that `world:NAME`, given as `key`, names; None when the source is no world; ConfigError when there is
+    no such world."""
     if not source.startswith(PREFIX):
         return None
     name = source.removeprefix(PREFIX)
     if name not in WORLDS:
         near = difflib.get_close_matches(name, WORLDS, n=1) or sorted(WORLDS)
-        raise ConfigError(f"data.source: no world '{name}'; did you mean '{PREFIX}{near[0]}'?")
+        raise ConfigError(f"{key}: no world '{name}'; did you mean '{PREFIX}{near[0]}'?")
     return WORLDS[name]
 
 

@@ -1,0 +1,52 @@
+"""A local Ray is reached from this machine alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+
+import psutil
+import pytest
+import ray
+
+pytestmark = pytest.mark.slow
+
+
+@ray.remote(num_cpus=0.1)
+class Echo:
+    def ping(self) -> str:
+        return ray.util.get_node_ip_address()
+
+
+def listening() -> dict[int, tuple[str, str]]:
+    """Port -> (address, process) of every socket on which this process and those it started wait for others."""
+    me = psutil.Process()
+    found = {}
+    for process in (me, *me.children(recursive=True)):
+        try:
+            for socket in process.net_connections(kind="inet"):
+                if socket.status == psutil.CONN_LISTEN:
+                    found[socket.laddr.port] = (socket.laddr.ip, " ".join(process.cmdline())[:80])
+        except psutil.Error:  # it has ended
+            continue
+    return found
+
+
+def test_every_port_is_on_the_loopback_interface(local_ray: None) -> None:
+    actor = Echo.remote()
+    assert ray.get(actor.ping.remote()) == "127.0.0.1"
+    time.sleep(3)  # the dashboard's agents open their ports a little later
+    ports = listening()
+    assert len(ports) >= 8, "GCS, raylet, agents, dashboard and workers each listen"
+    elsewhere = {
+        port: where
+        for port, where in ports.items()
+        if not ipaddress.ip_address(where[0].removeprefix("::ffff:")).is_loopback
+    }
+    assert not elsewhere
+    ray.kill(actor)
+
+
+def test_its_authentication_is_said_and_not_left_to_a_default(local_ray: None) -> None:
+    assert os.environ["RAY_AUTH_MODE"] in ("disabled", "token")
