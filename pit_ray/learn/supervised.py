@@ -61,7 +61,7 @@ def fit(job: FitJob, make_engine: EngineFactory) -> None:
         model = load_causal(job.model, dtype, trust)
         module: torch.nn.Module = Policy(model)
     else:
-        head_seed = derive_seed(job.config.seed, job.stage, "head")
+        head_seed = derive_seed(job.config.seed, job.stage, "head") if job.kind == "reward" else None
         model = load_scalar(job.model, dtype, new_head_seed=head_seed, trust_remote_code=trust)
         module = Reward(model)
     steps = total_steps(section, len(pairs))

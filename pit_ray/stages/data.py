@@ -119,7 +119,7 @@ def base_path(config: Config) -> str:
     path = str(config.model.path)
     world = find_world(path, "model.path")
     if world is not None:
-        return str(base_folder(world.NAME))
+        return str(base_folder(world.name))
     folder = Path(os.path.expanduser(path))
     if os.path.exists(folder):  # False also for what cannot be a path
         check_folder(folder)

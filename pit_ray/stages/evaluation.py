@@ -11,7 +11,8 @@ import numpy as np
 
 from pit_ray.curriculum import POLICY, plain_prompts, with_drafts
 from pit_ray.data.parquet import write_table
-from pit_ray.data.worlds import World, find_world
+from pit_ray.data.worlds import find_world
+from pit_ray.data.worlds.slots import SlotWorld
 from pit_ray.evaluate.contests import compared, improver, scores_table
 from pit_ray.evaluate.gap_reward import GapMeasure, PairScores, eq1_order, gap_measures
 from pit_ray.evaluate.systems import System, health, picked
@@ -121,7 +122,7 @@ class Evaluated:
         return [self.context.renderer.text(row) for row in self.pairs.prompt.rows()]
 
     @cached_property
-    def world(self) -> World | None:
+    def world(self) -> SlotWorld | None:
         return find_world(self.context.config.data.source)
 
     def answers(self, stage: str, *purpose: str) -> System:

@@ -25,8 +25,8 @@ def jobs(context: RunContext, kinds: tuple[FitKind, ...]) -> list[FitJob]:
 
 
 def job(context: RunContext, kind: FitKind) -> FitJob:
-    """One supervised stage. Reward models start from the SFT model of the same input layout."""
-    start = {"reward": "sft_policy", "gap_reward": "sft_improver"}.get(kind)
+    """One supervised stage. R_P starts from the SFT policy, and R_PIT from R_P, which can judge responses already."""
+    start = {"reward": "sft_policy", "gap_reward": "reward"}.get(kind)
     return FitJob(
         stage=kind,
         kind=kind,

@@ -14,7 +14,7 @@ from pit_ray.config import Config
 from pit_ray.config.load import parse_config
 from pit_ray.config.tree import FromScratch
 from pit_ray.data.templates import Renderer
-from pit_ray.data.worlds import notes
+from pit_ray.data.worlds import WORLDS
 from pit_ray.learn.pretrain import INSTRUCTION, word_tokenizer
 from pit_ray.models.load import load_scalar, new_llama, torch_dtype
 from pit_ray.records import Prompts, Ragged
@@ -88,7 +88,7 @@ def local_ray(config: Config) -> Iterator[None]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A policy and a reward model of random weights, each with tokenizer and renderer."""
     root = tmp_path_factory.mktemp("models")
-    renderer = Renderer(word_tokenizer(notes.vocabulary()), INSTRUCTION)
+    renderer = Renderer(word_tokenizer(WORLDS["notes"].vocabulary()), INSTRUCTION)
     policy, reward = root / "policy", root / "reward"
     new_llama(SHAPE, renderer.tokenizer, seed=1).save_pretrained(policy)
     load_scalar(policy, torch_dtype("float32"), new_head_seed=2).save_pretrained(reward)
@@ -105,6 +105,6 @@ def renderer(folders: dict[str, Path]) -> Renderer:
 @pytest.fixture(scope="session")
 def prompts(renderer: Renderer) -> Prompts:
     """24 prompts with drafts, of different lengths."""
-    pairs = renderer.tokenise(notes.pairs(24, 3))
+    pairs = renderer.tokenise(WORLDS["notes"].pairs(24, 3))
     source = np.ones(len(pairs), dtype=np.int8)
     return Prompts(pairs.uid, pairs.prompt, Ragged.of(pairs.rejected.rows()), source, renderer.bridge)

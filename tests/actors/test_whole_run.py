@@ -51,7 +51,7 @@ def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path:
     assert "ppo_improver, step 2: all 2" in pit_ray("replay", str(run), "2", cwd=tmp_path)
     assert (run / "metrics.jsonl").read_text() == before
 
-    prompt = "tell anna about the lamp , the boat , the garden ; ask for the key"
+    prompt = "tell anna about lamp boat clock train desk candle coat piano ; ask for the key"
     rows = [{"prompt": prompt, "draft": "dear anna .", "id": 1}, {"prompt": prompt, "id": 2}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pit_ray("improve", str(run), "--file", "in.jsonl", "--output", "out.jsonl", "--iterations", "2", cwd=tmp_path)

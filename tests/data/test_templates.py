@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pit_ray.curriculum import POLICY, with_drafts
 from pit_ray.data.templates import FILE, Renderer
-from pit_ray.data.worlds import notes
+from pit_ray.data.worlds import WORLDS
 from pit_ray.errors import DataError
 from pit_ray.learn.pretrain import word_tokenizer
 from pit_ray.records import Message, PreferencePair, Prompts, Ragged
@@ -40,7 +40,7 @@ def renderers(tokenizer: PreTrainedTokenizerFast) -> dict[str, Renderer]:
     return {
         "plain": Renderer(copy.deepcopy(tokenizer), "Improve it."),
         "chatml": Renderer(chatml(copy.deepcopy(tokenizer)), "Improve it."),
-        "words": Renderer(word_tokenizer(notes.vocabulary()), "improve"),
+        "words": Renderer(word_tokenizer(WORLDS["notes"].vocabulary()), "improve"),
     }
 
 

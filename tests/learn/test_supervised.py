@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from pit_ray.config.tree import Config, GapReward, Model, Optimizer, Supervised
 from pit_ray.data.parquet import write_pairs
 from pit_ray.data.templates import Renderer
-from pit_ray.errors import TrainingError
+from pit_ray.errors import DataError, TrainingError
 from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.supervised import checkpoints_of, fit, total_steps
 from pit_ray.records import Pairs
@@ -79,14 +79,30 @@ def test_sft_writes_a_model_with_its_renderer_that_learned(job: FitJob, causal: 
 
 
 @pytest.mark.parametrize("kind", ["reward", "gap_reward"])
-def test_a_reward_model_is_written_for_classifiers_and_checked_on_unseen_pairs(job: FitJob, kind: FitKind) -> None:
+def test_a_reward_model_is_written_for_classifiers_and_checked_on_unseen_pairs(
+    job: FitJob, scalar: Path, kind: FitKind
+) -> None:
     job = of_kind(job, kind)
+    if kind == "gap_reward":
+        job = replace(job, model=scalar)
     fit(job, TorchEngine)
     *seen, last = metrics(job)
     assert [record["step"] for record in seen] == list(range(STEPS))
     assert list(last) == ["step", "val/validation_accuracy"]
     assert last["val/validation_accuracy"][1] == 2
     assert weights(job, AutoModelForSequenceClassification)["score.weight"].shape == (1, 32)
+
+
+def test_the_gap_reward_goes_on_from_a_reward_model_and_its_head(job: FitJob, scalar: Path) -> None:
+    with pytest.raises(DataError, match="no trained reward head"):
+        fit(of_kind(job, "gap_reward"), TorchEngine)
+    slow = job.config.gap_reward.model_copy(update={"optimizer": Optimizer(lr=1e-9)})
+    config = job.config.model_copy(update={"gap_reward": slow})
+    job = replace(of_kind(job, "gap_reward"), model=scalar, config=config)
+    fit(job, TorchEngine)
+    before = AutoModelForSequenceClassification.from_pretrained(str(scalar)).state_dict()
+    after = weights(job, AutoModelForSequenceClassification)
+    assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
 
 
 def test_policy_and_improver_learn_different_things_from_the_same_pairs(job: FitJob) -> None:

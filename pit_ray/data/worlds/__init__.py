@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from pit_ray.data.worlds import notes
+from pit_ray.data.worlds.notes import Notes
+from pit_ray.data.worlds.slots import SlotWorld
+from pit_ray.data.worlds.timetables import Timetables
 from pit_ray.errors import ConfigError
-from pit_ray.records import PreferencePair
 
 PREFIX = "world:"
 
 
-class World(Protocol):
-    """A source of preference pairs whose quality is known exactly."""
-
-    NAME: str
-
-    def pairs(self, count: int, seed: int) -> list[PreferencePair]:
-        """`count` pairs labelled by noisy draws from the gold score, uids 0 to count − 1."""
-
-    def gold(self, prompt: str, response: str) -> float:
-        """The hidden true quality of a response; used for labelling and for evaluation, never in training."""
+WORLDS: dict[str, SlotWorld[Any]] = {world.name: world for world in (Notes(), Timetables())}
 
 
-WORLDS: dict[str, World] = {notes.NAME: notes}  # type: ignore[dict-item]
-
-
-def find_world(source: str, key: str = "data.source") -> World | None:
+def find_world(source: str, key: str = "data.source") -> SlotWorld[Any] | None:
     """The world that `world:NAME`, given as `key`, names; None when the source is no world; ConfigError when there is
     no such world."""
     if not source.startswith(PREFIX):
