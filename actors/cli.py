@@ -103,7 +103,7 @@ def improve(
 
     \b
     Examples:
-      pit-ray improve runs/quickstart --prompt "tell anna about lamp boat clock train desk candle coat ; ask for the key"
+      pit-ray improve runs/quickstart --prompt "tell anna about lamp boat clock train desk ; ask for the key"
       pit-ray improve runs/hh --prompt "How do I boil an egg?" --draft "No idea." --iterations 2
       pit-ray improve runs/hh --file prompts.jsonl --output improved.jsonl
     """
