@@ -29,7 +29,8 @@ def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path:
     assert "improver vs policy" in said and "report.html" in said
     summary = json.loads((run / "evaluation" / "summary.json").read_text())
     names = {comparison["name"] for comparison in summary["comparisons"]}
-    assert names == {"improver_vs_policy", "sft_improver_vs_policy", "policy_vs_sft_policy"}
+    rivals = {"sft_improver_vs_policy", "policy_vs_sft_policy", "best_of_2_vs_policy"}
+    assert names == rivals | {"improver_vs_policy", "improver_vs_previous"}
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in metrics if record["stage"].startswith("ppo")]
     assert [record["phase"] for record in steps] == ["policy"] * 3 + ["annotated"] * 3 + ["on_policy"] * 2
