@@ -21,7 +21,7 @@ from pit_ray.config import Config
 from pit_ray.config.actors import LearnerActors
 from pit_ray.config.tree import Optimizer, Phase, Ppo
 from pit_ray.data.templates import Renderer
-from pit_ray.data.worlds import notes
+from pit_ray.data.worlds.notes import Notes
 from pit_ray.errors import TrainingError
 from pit_ray.in_process import TorchLearner
 from pit_ray.learn import reward, sft
@@ -80,7 +80,7 @@ def batch(prompts: Prompts) -> Batch:
 
 @pytest.fixture(scope="module")
 def pairs(renderer: Renderer) -> Pairs:
-    return renderer.tokenise(notes.pairs(12, 4))
+    return renderer.tokenise(Notes().pairs(12, 4))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pit_ray.canary import canary
 from pit_ray.config import Config
 from pit_ray.config.tree import Phase, Ppo
 from pit_ray.data.templates import Renderer
-from pit_ray.data.worlds import notes
+from pit_ray.data.worlds.notes import Notes
 from pit_ray.errors import DataError, InfraError, TrainingError
 from pit_ray.in_process import TorchLearner
 from pit_ray.records import Prompts, Rollouts
@@ -111,7 +111,7 @@ def ahead(pool: RayRolloutPool, folders: dict[str, Path], asked: Rollouts) -> To
 
 @pytest.fixture(scope="module")
 def asked(renderer: Renderer) -> Rollouts:
-    return canary(renderer.tokenise(notes.pairs(24, 3)), renderer.eos)
+    return canary(renderer.tokenise(Notes().pairs(24, 3)), renderer.eos)
 
 
 def difference(learner: TorchLearner, pool: RayRolloutPool, asked: Rollouts, version: int) -> float:
