@@ -38,6 +38,7 @@ test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
 
 replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which takes hours; write results/replication.md
 	$(BIN)/python -m benchmarks.replicate
+
 chaos: $(READY)  ## kill processes at random in every stage, at most 45 minutes; the result must be the same
 	$(BIN)/python -m tests.chaos
 

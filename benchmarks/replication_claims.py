@@ -59,7 +59,15 @@ def fair_opponent(full: Sequence[Finished]) -> list[Claim]:
         Claim("it saw at least as many rollouts as the improver",
               seeds(full, (f"{p}, improver {i}" for p, i in rollouts)), "policy ≥ improver",
               all(p >= i > 0 for p, i in rollouts)),
+        Claim("KL to their SFT models at the end, in nats a response",
+              seeds(full, map(divergences, full)), "–", None),
     ]  # fmt: skip
+
+
+def divergences(run: Finished) -> str:
+    kl = run.summary["kl"]
+    policy, improver = ("–" if kl[stage] is None else f"{kl[stage]:.2f}" for stage in ("ppo_policy", "ppo_improver"))
+    return f"{policy}, improver {improver}"
 
 
 def improvement(full: Sequence[Finished]) -> list[Claim]:

@@ -27,7 +27,7 @@ from pit_ray.models.load import new_llama
 from pit_ray.records import Message
 
 SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
-STEPS = 1000
+STEPS = 1600
 WARMUP, DECAY = 50, 0.4
 """Steps of linear warm-up, and the share of all steps over which the rate falls linearly to a fiftieth."""
 BATCH = 64

@@ -116,5 +116,5 @@ def test_every_fault_occurs_and_so_do_letters_without_any() -> None:
             # A letter without a fault has all points, and one with a fault has not.
             assert (WORLD.gold(prompt, letter) == len(task.things) + 2.5) == (not wrong)
     assert len(counts) == 11
-    assert min(counts.values()) >= 15
-    assert flawless >= 20
+    assert min(counts.values()) >= 10
+    assert flawless >= 5

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pit_ray.data.worlds.slots import Slots, SlotWorld, pick, sentences_of
+from pit_ray.data.worlds.slots import Slots, SlotWorld, pick, sentences_of, slot_of
 
 NAMES = ("anna", "ben", "clara", "david", "emma", "felix", "greta", "hugo", "iris", "jonas")
 NOUNS = tuple(
@@ -28,8 +28,8 @@ FILLERS = ("it is what it is .", "as i said before .", "and so it goes .")
 
 TICS = ("um", "er", "well")
 SLIPS = {
-    "tic": 0.22, "left out": 0.02, "wrong": 0.01,
-    "name": 0.05, "no greeting": 0.08, "no wish": 0.10, "no closing": 0.15,
+    "tic": 0.40, "left out": 0.005, "wrong": 0.005,
+    "name": 0.02, "no greeting": 0.08, "no wish": 0.10, "no closing": 0.15,
 }  # fmt: skip
 """How often a writer slips: the first three at every thing."""
 
@@ -123,12 +123,13 @@ class Notes(SlotWorld[Task]):
             return rng.random() < SLIPS[kind]
 
         name = pick(NAMES, rng) if slips("name") else task.name
-        letter: Slots = [[] if slips("no greeting") else [f"{pick(GREETINGS, rng)} {name} ,"]]
+        letter = [slot_of(f"{pick(GREETINGS, rng)} {name} ,", slips("no greeting"), name != task.name)]
         for thing in task.things:
-            self.fill(letter, [] if slips("left out") else [f"{self._told(thing, rng)} ."], rng)
+            told = self._told(thing, rng)
+            self.fill(letter, slot_of(f"{told} .", slips("left out"), told != thing), rng)
         wish = self._told(task.wish, rng)
-        self.fill(letter, [] if slips("no wish") else [f"{pick(WISHES, rng)} the {wish} ."], rng)
-        letter.append([] if slips("no closing") else [pick(CLOSINGS, rng)])
+        self.fill(letter, slot_of(f"{pick(WISHES, rng)} the {wish} .", slips("no wish"), wish != task.wish), rng)
+        letter.append(slot_of(pick(CLOSINGS, rng), slips("no closing")))
         return letter
 
     def addition(self, kind: str, rng: np.random.Generator) -> str:

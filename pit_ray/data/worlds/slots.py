@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,15 +19,26 @@ LABEL_SHARPNESS = 4.0
 """A pair is labelled by its gold order with probability σ(LABEL_SHARPNESS · gold difference)."""
 EDITED_SHARE = 0.85
 """So many of the preference pairs are a response and an edit of it; in the others two writers answer apart."""
-KEPT_SHARE = 0.75
-"""So many of a response's slots stay as they are in an edit; the others are written anew."""
-ADDED = {"again": 0.01, "unasked": 0.01, "padding": 0.05, "outburst": 0.03}
+KEPT_SHARE, KEPT_SLIPS = 0.9, 0.5
+"""So many of a response's slots stay as they are in an edit, of those without and with a slip; the others are written
+anew. Whoever looks again sees half of the slips, and now and then adds one."""
+ADDED = {"again": 0.005, "unasked": 0.005, "padding": 0.05, "outburst": 0.03}
 """How often a writer adds to a slot what does not belong there."""
 RESERVED_SHARE = 5
 """One prompt in so many belongs to the base model's pretraining text and never to a split."""
 
-Slots = list[list[str]]
-"""A response: the parts (sentences, greetings, …) of each slot, in order."""
+
+class Slot(NamedTuple):
+    """A place in a response, where one thing is to be said."""
+
+    parts: list[str]
+    """Sentences, a greeting, …; none where it was left out."""
+    slipped: bool
+    """Whether the writer made a mistake here."""
+
+
+Slots = list[Slot]
+"""A response, in order."""
 
 
 class Task(Protocol):
@@ -65,16 +76,16 @@ class SlotWorld(ABC, Generic[T]):
     def gold(self, prompt: str, response: str) -> float:
         """The hidden true quality of a response; used for labelling and for evaluation, never in training."""
 
-    def fill(self, said: Slots, parts: list[str], rng: np.random.Generator) -> None:
-        """Adds a slot with these parts to what is said, and now and then what does not belong there."""
-        slot = list(parts)
+    def fill(self, said: Slots, slot: Slot, rng: np.random.Generator) -> None:
+        """Adds a slot to what is said, and to the slot now and then what does not belong there."""
+        parts = list(slot.parts)
         for kind in (kind for kind, rate in ADDED.items() if rng.random() < rate):
-            before = [part for other in [*said[1:], parts] for part in other]
+            before = [part for other in [*said[1:], slot] for part in other.parts]
             if kind != "again":
-                slot.append(self.addition(kind, rng))
+                parts.append(self.addition(kind, rng))
             elif before:
-                slot.append(pick(before, rng))
-        said.append(slot)
+                parts.append(pick(before, rng))
+        said.append(Slot(parts, slot.slipped or len(parts) > len(slot.parts)))
 
     def draw_task(self, rng: np.random.Generator, reserved: bool) -> T:
         """A random task, from the pretraining share of the prompts or from the rest."""
@@ -82,13 +93,13 @@ class SlotWorld(ABC, Generic[T]):
             pass
         return task
 
-    def draw_pair(self, task: T, rng: np.random.Generator, edited: float = 0.5) -> tuple[Slots, Slots]:
-        """Two responses to a task, the second an edit of the first with probability `edited`, else apart from it."""
+    def draw_pair(self, task: T, rng: np.random.Generator) -> tuple[Slots, Slots]:
+        """Two responses to a task, the second mostly an edit of the first, else apart from it."""
         first = self.write(task, rng)
         while True:
             second = self.write(task, rng)
-            if rng.random() < edited:
-                second = [old if rng.random() < KEPT_SHARE else new for old, new in zip(first, second, strict=True)]
+            if rng.random() < EDITED_SHARE:
+                second = [edited(old, new, rng) for old, new in zip(first, second, strict=True)]
             if text(second) != text(first):
                 return first, second
 
@@ -100,7 +111,7 @@ class SlotWorld(ABC, Generic[T]):
             rng = np.random.default_rng([seed, uid])
             task = self.draw_task(rng, reserved=False)
             prompt = task.prompt()
-            first, second = (text(response) for response in self.draw_pair(task, rng, EDITED_SHARE))
+            first, second = (text(response) for response in self.draw_pair(task, rng))
             margin = LABEL_SHARPNESS * (self.gold(prompt, first) - self.gold(prompt, second))
             if rng.random() >= 1 / (1 + math.exp(-margin)):
                 first, second = second, first
@@ -113,9 +124,19 @@ def pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
+def slot_of(part: str, left_out: bool, wrong: bool = False) -> Slot:
+    """The slot in which a writer says this part, or leaves it out."""
+    return Slot([] if left_out else [part], left_out or wrong)
+
+
+def edited(old: Slot, new: Slot, rng: np.random.Generator) -> Slot:
+    """A slot of an edit: the old one, or what was written anew."""
+    return old if rng.random() < (KEPT_SLIPS if old.slipped else KEPT_SHARE) else new
+
+
 def text(response: Slots) -> str:
     """A response as it is read."""
-    return " ".join(part for slot in response for part in slot)
+    return " ".join(part for slot in response for part in slot.parts)
 
 
 def sentences_of(body: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pit_ray.data.worlds.slots import Slots, SlotWorld, pick
+from pit_ray.data.worlds.slots import Slots, SlotWorld, pick, slot_of
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 HOURS = tuple("six seven eight nine ten eleven noon one two three four five dusk night".split())
@@ -28,8 +28,8 @@ CHATTER = ("time does fly", "a busy day indeed", "so much to do")
 
 TICS = ("maybe", "somehow", "whatever")
 SLIPS = {
-    "tic": 0.22, "wrong": 0.01, "left out": 0.02,
-    "day": 0.05, "no heading": 0.08, "no call": 0.10, "no goodbye": 0.15,
+    "tic": 0.40, "wrong": 0.005, "left out": 0.005,
+    "day": 0.02, "no heading": 0.08, "no call": 0.10, "no goodbye": 0.15,
 }  # fmt: skip
 """How often a writer slips: the first three at every appointment."""
 
@@ -119,13 +119,14 @@ class Timetables(SlotWorld[Day]):
             return rng.random() < SLIPS[kind]
 
         day = pick(DAYS, rng) if slips("day") else task.day
-        response: Slots = [[] if slips("no heading") else [f"{pick(HEADINGS, rng)} {day} :"]]
+        response = [slot_of(f"{pick(HEADINGS, rng)} {day} :", slips("no heading"), day != task.day)]
         for hour, place in task.appointments:
-            told = f"{pick(HOURS, rng) if slips('wrong') else hour} {self._told(place, PLACES, rng)} ;"
-            self.fill(response, [] if slips("left out") else [told], rng)
-        call = f"{pick(CALLS, rng)} {self._told(task.person, PEOPLE, rng)} ;"
-        self.fill(response, [] if slips("no call") else [call], rng)
-        response.append([] if slips("no goodbye") else [pick(GOODBYES, rng)])
+            entry = f"{pick(HOURS, rng) if slips('wrong') else hour} {self._told(place, PLACES, rng)}"
+            self.fill(response, slot_of(f"{entry} ;", slips("left out"), entry != f"{hour} {place}"), rng)
+        person = self._told(task.person, PEOPLE, rng)
+        call = f"{pick(CALLS, rng)} {person} ;"
+        self.fill(response, slot_of(call, slips("no call"), person != task.person), rng)
+        response.append(slot_of(pick(GOODBYES, rng), slips("no goodbye")))
         return response
 
     def addition(self, kind: str, rng: np.random.Generator) -> str:
