@@ -105,7 +105,7 @@ def faults(task: Task, letter: str) -> set[str]:
 def test_every_fault_occurs_and_so_do_letters_without_any() -> None:
     counts: dict[str, int] = {}
     flawless = 0
-    for pair in WORLD.pairs(1500, seed=11):
+    for pair in WORLD.pairs(4000, seed=11):
         prompt = pair.prompt[0]["content"]
         task = parse(prompt)
         for letter in (pair.chosen, pair.rejected):
@@ -116,5 +116,5 @@ def test_every_fault_occurs_and_so_do_letters_without_any() -> None:
             # A letter without a fault has all points, and one with a fault has not.
             assert (WORLD.gold(prompt, letter) == len(task.things) + 2.5) == (not wrong)
     assert len(counts) == 11
-    assert min(counts.values()) >= 10
-    assert flawless >= 5
+    assert min(counts.values()) >= 15
+    assert flawless >= 20

@@ -77,7 +77,7 @@ def test_a_text_that_is_no_prompt_is_refused() -> None:
 
 def test_the_best_response_has_all_points_and_slips_cost() -> None:
     costs = []
-    for seed in range(300):
+    for seed in range(2000):
         rng = np.random.default_rng(seed)
         task = WORLD.any_task(rng)
         entries = " ".join(f"{hour} {place} ;" for hour, place in task.appointments)
@@ -85,4 +85,4 @@ def test_the_best_response_has_all_points_and_slips_cost() -> None:
         assert WORLD.gold(task.prompt(), best) == len(task.appointments) + 2.5
         written = text(WORLD.write(task, rng))
         costs.append(len(task.appointments) + 2.5 - WORLD.gold(task.prompt(), written))
-    assert min(costs) < 1 and 2 < np.mean(costs) < 6
+    assert min(costs) == 0 and 2 < np.mean(costs) < 6
