@@ -114,7 +114,7 @@ def test_a_row_that_must_not_be_too_long_is_named(tmp_path: Path) -> None:
 
 
 def test_a_world_must_make_enough_pairs_that_fit(tmp_path: Path) -> None:
-    assert "too few pairs to split: 900" in refused(quickstart(tmp_path / "run", "data.pairs=900"))
+    assert "too few pairs to split: 700" in refused(quickstart(tmp_path / "run", "data.pairs=700"))
     few = "data.lengths.prompt.max_tokens=3"
     assert "prompt longer than data.lengths.prompt.max_tokens = 3" in refused(quickstart(tmp_path / "run", few))
 
