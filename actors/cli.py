@@ -88,7 +88,11 @@ def improve(
         str | None, typer.Option("--draft", help="Improve this; else the run's policy writes one.")
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Most revisions of each draft. Default: evaluation.iterations of the run.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Revise so often and keep the last. Default: up to evaluation.iterations, by the stopping rule.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -103,9 +107,10 @@ def improve(
 
     \b
     Examples:
-      pit-ray improve runs/quickstart --prompt "tell anna about lamp boat clock train desk ; ask for the key"
-      pit-ray improve runs/hh --prompt "How do I boil an egg?" --draft "No idea." --iterations 2
-      pit-ray improve runs/hh --file prompts.jsonl --output improved.jsonl
+      pit-ray improve runs/quickstart \\
+        --prompt "tell ben about boat key coat desk lamp river table horse ; ask for the train"
+      pit-ray improve runs/mine --prompt "How do I boil an egg?" --draft "No idea." --iterations 2
+      pit-ray improve runs/mine --file prompts.jsonl --output improved.jsonl
     """
     if (prompt is None) == (file is None):
         raise ConfigError("give exactly one of --prompt TEXT and --file PATH.jsonl")
@@ -140,8 +145,17 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
-def replay(run: RunFolder, step: int, stage: Annotated[str, typer.Option()] = "ppo_improver") -> None:
-    """Run a recorded step of PPO again, beside the run, and compare; exit code 1 when anything differs."""
+def replay(
+    run: RunFolder,
+    step: Annotated[int, typer.Argument(help="A step of the stage, counted from 0.")],
+    stage: Annotated[str, typer.Option(help="ppo_improver or ppo_policy.")] = "ppo_improver",
+) -> None:
+    """Run a recorded step of PPO again, beside the run, and compare; exit code 1 when anything differs.
+
+    \b
+    Example:
+      pit-ray replay runs/quickstart 12 --stage ppo_policy
+    """
     _check_run(run)
     from actors.compose import replay as replay_step
 
@@ -150,7 +164,7 @@ def replay(run: RunFolder, step: int, stage: Annotated[str, typer.Option()] = "p
 
 @app.command()
 def doctor() -> None:
-    """Check this machine, and say how to mend it.
+    """Check this machine, and say how to fix what is wrong.
 
     Looks at Python, packages, devices, memory, disk, compiler, Ray, vLLM and Weights & Biases; exit code 1 when
     something that is needed is missing.

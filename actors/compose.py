@@ -35,6 +35,7 @@ from pit_ray.replay import replay as replay_step
 from pit_ray.roles import Deployment, FitJob
 from pit_ray.run_folder import RunFolder, open_existing
 from pit_ray.stages.data import base_path, base_renderer, check_data
+from pit_ray.stages.outlook import FoundData, outlook
 from pit_ray.stages.ready import check_ready
 from pit_ray.tracking import visible
 
@@ -73,8 +74,9 @@ def deploy(config: Config, folder: RunFolder) -> Deployment:
     return RayDeployment(config, folder, base, data / "renderer", eos)
 
 
-def check(config: Config) -> None:
-    """Refuses what cannot run on any machine, before a process starts or a model is loaded."""
+def check(config: Config) -> FoundData | None:
+    """Refuses what cannot run on any machine, before a process starts or a model is loaded; what it found of the data,
+    None where the run has its own already."""
     folder = Path(config.run)
     try:
         above = next(path for path in (folder, *folder.parents) if path.exists())
@@ -85,8 +87,9 @@ def check(config: Config) -> None:
     check_model(config)
     renderer = None if config.model.from_scratch is not None else base_renderer(config)
     check_ready(config, renderer, longest_sequence(config))
-    if not any(folder.glob("stages/*-data/done.json")):
-        check_data(config, renderer)
+    if any(folder.glob("stages/*-data/done.json")):
+        return None
+    return check_data(config, renderer)
 
 
 def check_machines(config: Config) -> None:
@@ -165,10 +168,11 @@ def _model_config(config: Config) -> Any:
 
 
 def describe(config: Config) -> str:
-    """The resolved configuration, the plan of actors and the memory plan, for `--dry-run`."""
-    check(config)
+    """The resolved configuration, the data and the stages' steps, the actors and their memory, for `--dry-run`."""
+    found = check(config)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return visible(f"{resolved}\n{describe_plan(config, parameters(config))}")
+    work = f"{outlook(config, found)}\n" if found else ""
+    return visible(f"{resolved}\n{work}{describe_plan(config, parameters(config))}")
 
 
 def ray_address(config: Config) -> str:

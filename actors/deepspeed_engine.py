@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pit_ray.config.tree import Optimizer
+from pit_ray.config.training import Optimizer
 from pit_ray.learn.engine import EngineFactory, adamw, lr_factor
 
 T = TypeVar("T")

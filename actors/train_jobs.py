@@ -78,4 +78,4 @@ def reason(error: TrainingFailedError, restarts: int) -> PitRayError:
             return failure
     last = {rank: str(failure).strip().splitlines()[-1] for rank, failure in sorted(failures.items())}
     ranks = "; ".join(f"rank {rank}: {line}" for rank, line in last.items())
-    return InfraError(f"the worker group failed after {restarts} restarts (actors.learner.max_failures): {ranks}")
+    return InfraError(f"the worker group failed (actors.learner.max_failures: {restarts}): {ranks}")

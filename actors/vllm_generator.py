@@ -42,6 +42,7 @@ class VllmGenerator:
                 seed=derive_seed(request.seed, int(uid)),
                 logprobs=0,
                 stop_token_ids=[self.eos],
+                ignore_eos=True,  # else other end tokens of the model's generation_config.json would stop it as well
                 detokenize=False,
             )
             for uid in prompts.uid

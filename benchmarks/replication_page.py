@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.replication_claims import RESAMPLES, Claim, claims, mean, shown
 from benchmarks.replication_runs import FULL, Finished
 from pit_ray.evaluate.charts import draw_against_kl
-from pit_ray.run_folder import write_json, write_text
+from pit_ray.run_folder import environment, write_json, write_text
 from pit_ray.tracking import duration
 
 PLOT = "over_optimisation.svg"
@@ -28,12 +28,12 @@ def write_results(runs: Sequence[Finished], folder: Path) -> None:
     ]
     write_json(folder / "replication.json", rows)
     plot(runs, folder / PLOT)
-    write_text(folder / "replication.md", page(runs))
+    write_text(folder / "replication.md", page(runs, environment()["commit"]))
 
 
-def page(runs: Sequence[Finished]) -> str:
-    """The whole page as Markdown."""
-    parts = ["# Replication", "", *provenance(runs), ""]
+def page(runs: Sequence[Finished], commit: str | None) -> str:
+    """The whole page as Markdown; `commit` is that of the code that judges the runs."""
+    parts = ["# Replication", "", *provenance(runs, commit), ""]
     for world in dict.fromkeys(run.world for run in runs):
         ours = [run for run in runs if run.world == world]
         parts += [f"## World `{world}`", "", *verdict(claims(ours)), "", *iteration_table(ours), ""]
@@ -46,11 +46,12 @@ def page(runs: Sequence[Finished]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def provenance(runs: Sequence[Finished]) -> list[str]:
+def provenance(runs: Sequence[Finished], commit: str | None) -> list[str]:
     """Where the numbers come from."""
     commits = sorted({str(run.environment["commit"]) for run in runs})
     machine, packages = runs[0].environment["machine"], runs[0].environment["packages"]
-    frozen = len(commits) == 1 and commits[0] != "None" and not commits[0].endswith("-dirty")
+    # Targets and statistics are part of what must not change once numbers have been seen.
+    frozen = commits == [commit] and not commits[0].endswith("-dirty")
     seconds = sum(sum(run.summary["seconds"].values()) for run in runs)
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     return [
@@ -61,7 +62,8 @@ def provenance(runs: Sequence[Finished]) -> list[str]:
         "policy's own responses; its drafts are the same in all variants of a seed, which was checked. Nothing is "
         "tuned on held-out prompts.",
         "",
-        f"- frozen in a commit before it ran: **{'yes' if frozen else 'no'}** ({', '.join(commits)})",
+        f"- frozen in a commit before it ran: **{'yes' if frozen else 'no'}** "
+        f"(trained at {', '.join(commits)}; judged at {commit})",
         f"- machine: {machine['system']}, {machine['cpus']} cores; Python {runs[0].environment['python']}",
         f"- versions: {versions}",
         f"- {len(runs)} runs, {duration(seconds)} in their stages",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pit_ray.config.tree import EndRule, Kl, Phase
+from pit_ray.config.training import EndRule, Kl, Phase
 from pit_ray.data.randomness import generator
 from pit_ray.maths.kl import KlController
 from pit_ray.metrics import Metrics

@@ -63,7 +63,7 @@ def listed(names: Iterable[object]) -> str:
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message: which of `names` may have been meant by `name`; empty where none is near."""
     known = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name[:LONGEST].lower(), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST].lower(), known, n=1, cutoff=0.6)
     return f"; the nearest is {known[close[0]]!r}" if close else ""
 
 

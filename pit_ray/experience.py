@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pit_ray.config.tree import Ppo
+from pit_ray.config.training import Ppo
 from pit_ray.learn.batches import collate, micro_batches
 from pit_ray.learn.engine import Engine
 from pit_ray.maths.correction import importance_weights

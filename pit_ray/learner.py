@@ -22,7 +22,6 @@ from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
 from pit_ray.run_folder import writing
 
-RATIO_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 CANARY_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.3}
 """Nats between a sampler's and the learner's log-probability of one token of the canary."""
 
@@ -44,7 +43,7 @@ class PpoLearner:
     def learn(self, rollouts: Rollouts, scores: Scores, reference: Ragged, kl_coefficient: float, seed: int) -> Metrics:
         """One PPO step; this rank's part of the metrics."""
         experience, seen = build_experience(self.engine, rollouts, scores, reference, kl_coefficient, self.spec.ppo)
-        learned = ppo.step(self.engine, experience, self.spec.ppo, seed, RATIO_TOLERANCE[self.dtype])
+        learned = ppo.step(self.engine, experience, self.spec.ppo, seed, ppo.RATIO_LIMIT[self.dtype])
         return seen | learned if self.engine.rank == 0 else learned
 
     def weights(self) -> dict[str, Tensor]:

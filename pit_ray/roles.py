@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from pit_ray.config.tree import Config, Ppo
+from pit_ray.config.training import Ppo
+from pit_ray.config.tree import Config
 from pit_ray.metrics import Metrics
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pit_ray.canary import TOKENS, Answers, canary, check
-from pit_ray.config.tree import Optimizer, Phase, Ppo
+from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.errors import TrainingError
 from pit_ray.in_process import TorchLearner, TorchRollout
 from pit_ray.records import Pairs, Ragged, Rollouts

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_ray.config.tree import EndRule, Kl, Phase
+from pit_ray.config.training import EndRule, Kl, Phase
 from pit_ray.curriculum import (
     CHOSEN,
     IMPROVER,

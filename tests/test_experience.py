@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pit_ray.config.tree import Optimizer, Phase, Ppo
+from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.experience import build_experience
 from pit_ray.learn import ppo
 from pit_ray.learn.engine import TorchEngine
@@ -177,7 +177,9 @@ def test_the_learner_starts_from_its_own_experience_at_ratio_1(
 ) -> None:
     learner = TorchEngine(ActorCritic(new_model(1), load_scalar(scalar, torch.float32)), PPO.optimizer, 10)
     experience, _ = build(learner, true_logprobs)
-    assert ppo.step(learner, experience, PPO, seed=0, ratio_tolerance=1e-4)["val/ratio"][1] == 2 * 9
+    assert (
+        ppo.step(learner, experience, PPO, seed=0, ratio_limit=ppo.RATIO_LIMIT[torch.float32])["val/ratio"][1] == 2 * 9
+    )
 
 
 def test_a_response_that_ended_is_not_punished(engine: TorchEngine, true_logprobs: Ragged) -> None:

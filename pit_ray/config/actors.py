@@ -13,6 +13,7 @@ class RolloutActors(Section):
     """Rollout workers, one vLLM engine each."""
 
     workers: PositiveInt = 1
+    """Engines; each takes every n-th shard of a step."""
     cpus: PositiveFloat = 0.5
     """Logical CPUs that Ray reserves for each worker."""
     gpus: NonNegativeFloat = 0.0
@@ -33,8 +34,11 @@ class ScorerActors(Section):
     workers: PositiveInt = 1
     """Actors per kind of scorer."""
     cpus: PositiveFloat = 0.25
+    """Logical CPUs that Ray reserves for each actor."""
     gpus: NonNegativeFloat = 0.0
+    """GPUs for each actor (fractions share a device)."""
     threads: PositiveInt = 2
+    """Compute threads of an actor on CPUs."""
     batch_tokens: PositiveInt = 16384
     """Padded tokens in one forward pass."""
 
@@ -43,10 +47,15 @@ class LearnerActors(Section):
     """DeepSpeed ranks, used by the supervised stages (Ray Train) and by PPO."""
 
     ranks: PositiveInt = 1
+    """Processes that share each batch."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """What the ranks split up: 1 optimizer states, 2 gradients too, 3 weights too."""
     cpus: PositiveFloat = 0.75
+    """Logical CPUs that Ray reserves for each rank."""
     gpus: NonNegativeFloat = 0.0
+    """GPUs for each rank: 1, or 0 to learn on CPUs."""
     threads: PositiveInt = 2
+    """Compute threads of a rank on CPUs."""
     max_failures: int = Field(1, ge=0)
     """How often a supervised stage is restarted from its checkpoint after a worker died."""
 

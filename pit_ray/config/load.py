@@ -110,6 +110,10 @@ def _explain(problem: Any) -> str:
     location = ".".join(short(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         message = short(problem["msg"].removeprefix("Value error, "), LINE)
+        if problem["type"] == "missing":
+            message = "give model.path=FOLDER_OR_NAME or model.from_scratch={}" if location == "model" else "not given"
+        elif message.startswith("Input should be"):
+            message += f", not {short(repr(problem['input']))}"
         return f"{location}: {message}" if location else message
     *parents, last = problem["loc"]
     known = list(_section_at(parents).model_fields)

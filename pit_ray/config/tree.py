@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pit_ray.config.actors import Actors
 from pit_ray.config.section import Section
+from pit_ray.config.training import GapReward, Phase, Ppo, Supervised
 
 
 class FieldLength(Section):
@@ -16,7 +17,8 @@ class FieldLength(Section):
     max_tokens: PositiveInt = 512
     """Longest allowed, in tokens."""
     policy: Literal["error", "drop", "truncate"] = "drop"
-    """error: stop and name the first row; drop it; truncate: prompts lose their beginning, others their end."""
+    """error: stop and name the first row; drop: leave the row out; truncate: prompts lose their beginning, others
+    their end."""
 
 
 class Lengths(Section):
@@ -34,12 +36,12 @@ class Data(Section):
     """Where preference pairs come from and how they are split."""
 
     source: str = "world:notes"
-    """`world:NAME` (a synthetic world with a gold score), a local .json, .jsonl, .jsonl.gz, .parquet file, an Arrow
-    folder, or the name of a dataset on the Hugging Face hub."""
+    """`world:NAME` (a synthetic world with a gold score), a local .json, .jsonl (both also .gz) or .parquet file, an
+    Arrow folder, or the name of a dataset on the Hugging Face hub."""
     hub_split: str = "train"
     """Which split of a hub dataset is read."""
     pairs: PositiveInt | None = None
-    """Use only so many pairs (of a world: make so many). None: all; a world needs a number."""
+    """Use only so many pairs (of a world: make so many). null: all; a world needs a number."""
     held_out: PositiveInt = 512
     """Pairs kept for the final evaluation, never trained on."""
     validation: PositiveInt = 128
@@ -53,10 +55,15 @@ class FromScratch(Section):
     vocab_size: int = Field(2048, ge=258)
     """Upper bound of the byte-level BPE vocabulary: 256 bytes, two control tokens, and what is learned."""
     hidden_size: PositiveInt = 128
+    """Width; an even multiple of `heads`."""
     layers: PositiveInt = 4
+    """Transformer blocks."""
     heads: PositiveInt = 4
+    """Attention heads, as many for keys and values."""
     intermediate_size: PositiveInt = 256
+    """Width inside the feed-forward layers."""
     max_position_embeddings: PositiveInt = 2048
+    """Longest sequence, in tokens."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> FromScratch:
@@ -85,125 +92,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
         if (self.path is None) == (self.from_scratch is None):
-            raise ValueError("give exactly one of model.path and model.from_scratch")
-        return self
-
-
-class Optimizer(Section):
-    """AdamW with linear warm-up, then constant or cosine."""
-
-    lr: PositiveFloat = 1e-5
-    """Peak learning rate."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """cosine: decays to a tenth of lr over the stage."""
-    warmup_steps: int = Field(10, ge=0)
-    weight_decay: NonNegativeFloat = 0.0
-    grad_clip: PositiveFloat = 1.0
-    """Largest global gradient norm."""
-    micro_batch_tokens: PositiveInt = 8192
-    """Padded tokens in one forward pass of one rank; more is faster and needs more memory; the results are
-    the same."""
-
-
-class Supervised(Section):
-    """A supervised stage: SFT or reward modelling."""
-
-    epochs: PositiveFloat = 1.0
-    """Passes over the stage's split; may be a fraction."""
-    batch_size: PositiveInt = 64
-    """Pairs in one optimisation step, over all ranks."""
-    checkpoint_every: PositiveInt = 100
-    """Steps between resumable checkpoints."""
-    optimizer: Optimizer = Optimizer()
-
-
-class GapReward(Supervised):
-    """The gap reward model R_PIT (papers: PIT Eq. 2)."""
-
-    variant: Literal["five", "difference"] = "five"
-    """five: the five-comparison loss on R(x, y1, y2). difference: R_P(x, y1) − R_P(x, y2); trains nothing."""
-
-
-class EndRule(Section):
-    """When a phase ends before its number of steps."""
-
-    plateau_steps: PositiveInt | None = None
-    """End when the mean reward of the last so many steps is no better than that of as many before them."""
-    kl_limit: PositiveFloat | None = None
-    """End when the mean KL to the reference policy, in nats per response, passes this."""
-
-
-class Phase(Section):
-    """One phase of the RL curriculum."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    """Names its records and a folder; unique within a stage."""
-    drafts: Literal["none", "annotated", "on_policy", "self"]
-    """none: no draft (training the policy); annotated: y_l and y_w of the data in equal shares; on_policy: sampled
-    from the tuned policy; self: the improver's own revisions of the policy's responses, by its
-    weights at the phase's start."""
-    steps: PositiveInt
-    """Most steps of this phase."""
-    end: EndRule = EndRule()
-
-
-class Kl(Section):
-    """The per-token KL penalty in the reward: −coefficient · (log π − log π_ref), estimator k1."""
-
-    coefficient: NonNegativeFloat = 0.05
-    controller: Literal["fixed", "adaptive"] = "fixed"
-    """adaptive: the coefficient follows the measured KL towards `target` (Ziegler et al. 2019)."""
-    target: PositiveFloat = 6.0
-    """Nats per response, for the adaptive controller."""
-    horizon: PositiveFloat = 10000.0
-    """Samples over which the adaptive controller reacts."""
-
-
-class Ppo(Section):
-    """A PPO stage (PIT Eq. 3 to 5)."""
-
-    phases: tuple[Phase, ...] = Field(min_length=1)
-    """The curriculum, in order."""
-    rollouts_per_step: PositiveInt = 128
-    """Samples per step, one per prompt."""
-    shard_size: PositiveInt = 64
-    """Samples in one generate call. Fixed shards, not the number of workers, decide the random draws."""
-    epochs: PositiveInt = 2
-    """Passes over a step's samples."""
-    minibatches: PositiveInt = 2
-    """Optimisation steps per pass."""
-    clip: PositiveFloat = 0.2
-    """Clip range of the policy ratio."""
-    value_clip: PositiveFloat | None = None
-    """Clip range of the value update, in units of reward. None: none."""
-    value_coefficient: NonNegativeFloat = 0.5
-    gamma: float = Field(1.0, gt=0, le=1)
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    importance_cap: PositiveFloat = 2.0
-    """Upper bound of the sampler-to-learner importance weights."""
-    missing_eos_penalty: NonNegativeFloat = 1.0
-    """Subtracted from the score of a response that did not end by itself."""
-    kl: Kl = Kl()
-    token_kl_limit: PositiveFloat | None = 2.0
-    """The run stops as failed when the mean KL to the reference policy passes this, in nats per response token."""
-    entropy_floor: float = Field(0.05, ge=0, lt=1)
-    """The run stops as failed when the mean entropy falls below this share of the stage's first step's. 0: never."""
-    optimizer: Optimizer = Optimizer(lr=1e-5, schedule="constant", warmup_steps=0)
-    checkpoint_every: PositiveInt = 10
-    """Steps between resumable checkpoints."""
-    keep_checkpoints: PositiveInt = 2
-    """How many of them are kept, the newest; beside these the best of the present phase: that with the highest mean
-    score (before the KL penalty) of the steps since the checkpoint before it."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Ppo:
-        names = [phase.name for phase in self.phases]
-        if len(set(names)) != len(names):
-            raise ValueError(f"phase names must differ, got {names}")
-        if self.rollouts_per_step % self.minibatches:
-            raise ValueError(
-                f"rollouts_per_step ({self.rollouts_per_step}) must be a multiple of minibatches ({self.minibatches})"
-            )
+            raise ValueError("give exactly one of model.path and model.from_scratch, the other as null")
         return self
 
 
@@ -213,6 +102,7 @@ class Sampling(Section):
     temperature: PositiveFloat = 1.0
     """Also divides the logits wherever log-probabilities are taken, so that sampler and learner agree."""
     max_new_tokens: PositiveInt = 128
+    """Longest response, in tokens; one that reaches it is cut off."""
 
 
 class Evaluation(Section):
@@ -234,6 +124,7 @@ class Tracking(Section):
     wandb: bool = True
     """Also to Weights & Biases: online when logged in, else offline in the run folder; it never asks."""
     project: str = "pit-ray"
+    """Of Weights & Biases."""
     console: Literal["auto", "live", "plain"] = "auto"
     """live: a display that redraws; plain: one line a step; auto: live on a terminal."""
     rollouts_every: PositiveInt = 1
@@ -244,19 +135,24 @@ class Ready(Section):
     """Finished models, one per stage: a stage that has one here is not trained."""
 
     sft_policy: str | None = None
+    """A causal model folder; where `ppo_policy` starts and what it is held to."""
     sft_improver: str | None = None
+    """A causal model folder; where `ppo_improver` starts and what it is held to."""
     reward: str | None = None
+    """A folder for AutoModelForSequenceClassification with one label: R_P."""
     gap_reward: str | None = None
+    """The same for R_PIT, which reads prompt, draft and response."""
     ppo_policy: str | None = None
     """For instance a policy that you already have and want an improver for."""
     ppo_improver: str | None = None
+    """An improver to evaluate."""
 
 
 class Config(Section):
     """A run: everything that decides its result."""
 
     run: str = "runs/pit"
-    """The run folder; the same command on an existing folder resumes it."""
+    """The run folder; a recipe NAME that does not say runs in runs/NAME. On an existing folder the run is resumed."""
     seed: int = Field(42, ge=0)
     """Every random draw derives from it."""
     data: Data = Data()
@@ -289,6 +185,11 @@ class Config(Section):
             ppo: Ppo = getattr(self, name)
             if ppo.rollouts_per_step // ppo.minibatches < self.actors.learner.ranks:
                 raise ValueError(f"{name}: a minibatch must hold at least one sample per learner rank")
+        ranks = self.actors.learner.ranks
+        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "gap_reward")}
+        for key, size in (sizes | {"data.validation": self.data.validation}).items():
+            if size < ranks:
+                raise ValueError(f"{key} ({size}) must be at least actors.learner.ranks ({ranks}): a pair for each")
         if self.sampling.max_new_tokens > self.data.lengths.draft.max_tokens:
             raise ValueError(
                 f"data.lengths.draft.max_tokens ({self.data.lengths.draft.max_tokens}) must be at least "

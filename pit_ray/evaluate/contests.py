@@ -11,7 +11,7 @@ import pyarrow as pa
 from pit_ray.data.randomness import derive_seed
 from pit_ray.evaluate.comparisons import Comparison, compare
 from pit_ray.evaluate.length import at_equal_length
-from pit_ray.evaluate.systems import System
+from pit_ray.evaluate.systems import System, same
 
 STEP = "improver_vs_previous"
 """One iteration against the one before, with the stopping rule in both or in neither."""
@@ -63,11 +63,12 @@ def compared(
         one, other = systems[ours], systems[theirs]
         drawn = derive_seed(seed, "bootstrap", name, k, int(rule))
         longer = one.responses.lengths - other.responses.lengths
+        differ = ~same(one.responses, other.responses)
         for judge in sorted(one.scores):
             scores = one.scores[judge], other.scores[judge]
             plain.append(compare(name, judge, k, rule, *scores, resamples, drawn))
             if name != STEP:
-                controlled.append(at_equal_length(plain[-1], *scores, longer, resamples, drawn))
+                controlled.append(at_equal_length(plain[-1], *scores, longer, differ, resamples, drawn))
     return plain, controlled
 
 

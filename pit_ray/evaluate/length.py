@@ -14,25 +14,34 @@ NEWTON_STEPS = 40
 
 
 def at_equal_length(
-    comparison: Comparison, ours: np.ndarray, theirs: np.ndarray, longer: np.ndarray, resamples: int, seed: int
+    comparison: Comparison,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    longer: np.ndarray,
+    differ: np.ndarray,
+    resamples: int,
+    seed: int,
 ) -> Comparison:
     """The same comparison as it would be, were the two responses of every prompt equally long.
 
     The method of length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475, Eq. 2), for two systems and with
     ties: P(win) = σ(a + b · tanh(d / s)), where d is how many tokens ours is `longer` by, (n,), and s the standard
-    deviation of d; `win` is 100 σ(a), the fitted share at d = 0. `lose` is fitted the same way and apart, and Δ is
-    their difference. Its term for the difficulty of a prompt is left out: it is estimated from many systems. The
-    interval is the percentile bootstrap over prompts, each resample fitted anew.
+    deviation of d. It is fitted to the prompts whose two texts `differ`, (n,) bool: equal ones are ties at d = 0
+    whatever length is worth, and would bend the fit. `win` is 100 σ(a), the fitted share at d = 0, times the share that
+    differs. `lose` is fitted the same way and apart, and Δ is their difference. The method's term for the difficulty of
+    a prompt is left out: it is estimated from many systems. The interval is the percentile bootstrap over prompts, each
+    resample fitted anew.
 
     What an answer gains by saying something that was missing takes words too, so part of an honest gain is taken away.
     """
-    spread = longer.std()
+    spread = longer[differ].std() if differ.any() else 0.0
     scaled = np.tanh(longer / spread) if spread > 0 else np.zeros(len(longer))
     # Prompts with one outcome and one difference in length are alike, so a resample is one multinomial draw over kinds.
-    kinds, counts = np.unique(np.stack([scaled, outcomes(ours, theirs)]), axis=1, return_counts=True)
+    kinds, counts = np.unique(np.stack([scaled, outcomes(ours, theirs), differ]), axis=1, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(ours), counts / len(ours), size=resamples)
-    weights = np.concatenate([counts[None], drawn]).astype(np.float64)
-    win, lose = (100 * _share_at_0(kinds[0], kinds[1] == sign, weights) for sign in (1, -1))
+    weights = np.concatenate([counts[None], drawn]) * kinds[2]
+    share = weights.sum(axis=1) / len(ours)
+    win, lose = (100 * share * _share_at_0(kinds[0], kinds[1] == sign, weights) for sign in (1, -1))
     low, high = np.percentile((win - lose)[1:], [2.5, 97.5])
     found = {"win": float(win[0]), "lose": float(lose[0]), "delta": float(win[0] - lose[0])}
     return comparison.model_copy(update=found | {"ci95": (float(low), float(high))})

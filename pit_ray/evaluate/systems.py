@@ -38,6 +38,11 @@ def picked(systems: Sequence[System], which: np.ndarray, drafts: Ragged | None) 
     )
 
 
+def same(ours: Ragged, theirs: Ragged) -> np.ndarray:
+    """(n,) whether two responses to a prompt are the same tokens."""
+    return np.array([np.array_equal(a, b) for a, b in zip(ours.rows(), theirs.rows(), strict=True)])
+
+
 class Health(BaseModel):
     """Signs of a hollow win in one system's answers."""
 
@@ -62,7 +67,7 @@ def health(system: System) -> Health:
     varied = np.ptp(lengths) > 0 and np.ptp(reward) > 0
     copied = None
     if system.drafts is not None:
-        copied = float(np.mean([a == b.tobytes() for a, b in zip(rows, system.drafts.rows(), strict=True)]))
+        copied = float(same(system.responses, system.drafts).mean())
     return Health(
         tokens=float(lengths.mean()),
         truncated=None if system.finished is None else float(1 - system.finished.mean()),

@@ -24,8 +24,10 @@ def micro_batches(lengths: np.ndarray, rank: int, world: int, budget: int) -> li
     """The rows of this rank's micro-batches: similar lengths together, at most `budget` padded tokens each.
 
     Every rank gets the same number of micro-batches (collectives need it) and rows that differ by at most one.
-    A row longer than the budget stands alone. Needs at least one row a rank.
+    A row longer than the budget stands alone. ValueError with fewer rows than ranks.
     """
+    if len(lengths) < world:
+        raise ValueError(f"{len(lengths)} rows cannot be shared among {world} ranks")
     order = np.argsort(-lengths, kind="stable")
     packed = [_pack(lengths, order[r::world], budget) for r in range(world)]
     count = min(max(map(len, packed)), len(order) // world)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pit_ray.config.tree import Optimizer
+from pit_ray.config.training import Optimizer
 from pit_ray.errors import TrainingError
 
 T = TypeVar("T")

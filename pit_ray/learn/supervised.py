@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pit_ray.checkpoint import Checkpoints
-from pit_ray.config.tree import Supervised
+from pit_ray.config.training import Supervised
 from pit_ray.data.parquet import read_pairs
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.splits import draw_order

@@ -26,6 +26,7 @@ from pit_ray.models.load import (
 )
 from pit_ray.records import PreferencePair
 from pit_ray.stages.context import RunContext
+from pit_ray.stages.outlook import FoundData
 from pit_ray.stages.ready import check_ready
 
 SPLITS = ("sft", "reward", "rl", "validation", "held_out")
@@ -45,6 +46,11 @@ def run(context: RunContext) -> None:
         tokenised, report = apply_lengths(renderer.tokenise(getattr(splits, name)), config.data.lengths)
         write_pairs(tokenised, folder / f"{name}.parquet")
         context.tracker.note(f"{name}: {len(tokenised)} pairs; {report}")
+        if name == "validation" and len(tokenised) < (ranks := config.actors.learner.ranks):
+            raise DataError(
+                f"{config.data.source}: data.lengths leaves {len(tokenised)} validation pairs, and {ranks} learner "
+                "ranks need one each; raise data.validation or data.lengths.*.max_tokens"
+            )
     renderer.save(folder / "renderer")
     (folder / "base.txt").write_text(f"{base}\n", encoding="utf-8")
     context.tracker.note("one rendered example: " + example(renderer, splits.sft[0]))
@@ -61,8 +67,9 @@ def read_source(config: Config) -> tuple[list[PreferencePair], str]:
     return loaded.pairs, f"data: {len(loaded.pairs)} pairs from {config.data.source}, form: {loaded.form}{skipped}"
 
 
-def check_data(config: Config, renderer: Renderer | None) -> None:
-    """DataError when the pairs of a local source cannot be read or split, or no pair of a split fits `data.lengths`.
+def check_data(config: Config, renderer: Renderer | None) -> FoundData:
+    """What a local source holds; DataError when its pairs cannot be read or split, or no pair of a split fits
+    `data.lengths`.
 
     Of a world a few pairs are looked at. What is on the hub is read by the stage `data`.
     """
@@ -72,17 +79,23 @@ def check_data(config: Config, renderer: Renderer | None) -> None:
         if count < data.held_out + data.validation + 3:
             raise too_few(count, count, data)
         some = [world.pairs(min(SAMPLE, count), config.seed)]
+        each = (count - data.held_out - data.validation) // 3
+        sizes = dict(zip(SPLITS, (each, each, each, data.validation, data.held_out), strict=True))
+        found = FoundData(f"data: {count} pairs to be made by {data.source}", sizes)
     elif find_source(data.source) is None:
-        return
+        return FoundData(f"data: {data.source} on the hub, read when the run starts", {})
     else:
-        splits = split_pairs(read_source(config)[0], data, config.seed)
+        pairs, description = read_source(config)
+        splits = split_pairs(pairs, data, config.seed)
         some = [getattr(splits, name) for name in SPLITS]
+        found = FoundData(description, {name: len(split) for name, split in zip(SPLITS, some, strict=True)})
     for pairs in some if renderer is not None else ():
         assert renderer is not None
         try:
             apply_lengths(renderer.tokenise(pairs[:SAMPLE]), data.lengths)
         except DataError:  # all of the sample is dropped, or one of it must not be: only the whole can tell
             apply_lengths(renderer.tokenise(pairs), data.lengths)
+    return found
 
 
 def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer, Path]:

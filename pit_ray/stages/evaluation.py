@@ -122,6 +122,11 @@ class Evaluated:
         return [self.context.renderer.text(row) for row in self.pairs.prompt.rows()]
 
     @cached_property
+    def scored(self) -> dict[tuple[int, bytes], np.float32]:
+        """(place, response) -> R_P, of what was asked for so far."""
+        return {}
+
+    @cached_property
     def world(self) -> SlotWorld | None:
         return find_world(self.context.config.data.source)
 
@@ -130,7 +135,8 @@ class Evaluated:
         context, rollout = self.context, self.context.deployment.rollout()
         again = f" ({', '.join(purpose)})" if purpose else ""
         context.tracker.note(f"evaluate: {stage} answers {len(self.pairs)} {self.split} prompts{again}")
-        request = context.request("evaluate", stage, *purpose, temperature=context.config.evaluation.temperature)
+        parts, temperature = (stage, self.split, *purpose), context.config.evaluation.temperature
+        request = context.request("evaluate", *parts, temperature=temperature)
         found = rollout.generate(self.prompts, request).result()
         return System(without_end(found), found.finished)
 
@@ -163,9 +169,14 @@ class Evaluated:
         return found.score + found.baseline, found.baseline
 
     def rewards(self, responses: Ragged) -> np.ndarray:
-        """(n,) R_P, which must be loaded."""
-        rollouts = as_rollouts(self.prompts, responses, self.context.renderer.eos)
-        return self.context.deployment.reward().score(Resolved(rollouts)).result().score
+        """(n,) R_P, which must be loaded. A text that several systems wrote is scored once: what else is in a batch
+        moves a score by a rounding, and the same answer must tie with itself."""
+        keys = [(i, row.tobytes()) for i, row in enumerate(responses.rows())]
+        if new := [i for i, key in enumerate(keys) if key not in self.scored]:
+            rollouts = as_rollouts(self.prompts.take(new), responses.take(new), self.context.renderer.eos)
+            found = self.context.deployment.reward().score(Resolved(rollouts)).result().score
+            self.scored.update((keys[i], score) for i, score in zip(new, found, strict=True))
+        return np.array([self.scored[key] for key in keys])
 
     def judged(self, system: System) -> System:
         """With its scores: `reward` anywhere (R_P must be loaded), `gold` in a world."""

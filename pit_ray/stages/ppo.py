@@ -13,7 +13,7 @@ import numpy as np
 
 from pit_ray.canary import canary
 from pit_ray.checkpoint import Checkpoints
-from pit_ray.config.tree import Phase, Ppo
+from pit_ray.config.training import Phase, Ppo
 from pit_ray.curriculum import (
     IMPROVER,
     POLICY,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pit_ray.config.tree import Ppo
+from pit_ray.config.training import Ppo
 from pit_ray.data.parquet import read_rollouts, write_rollouts
 from pit_ray.metrics import Metrics
 from pit_ray.records import Ragged, Rollouts, Scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     load_scalar(policy, torch_dtype("float32"), new_head_seed=2).save_pretrained(reward)
     for folder in (policy, reward):
         renderer.save(folder)
+    # Some chat models name several end tokens; ours is the renderer's alone.
+    (policy / "generation_config.json").write_text(json.dumps({"eos_token_id": [renderer.eos, *range(5, 25)]}))
     return {"policy": policy, "reward": reward}
 
 

@@ -63,6 +63,22 @@ def test_more_workers_than_this_machine_holds_are_refused_with_both_numbers(tmp_
     assert "needs 64 GPUs, this machine has" in refused(quickstart(tmp_path / "run", "actors.rollout.gpus=64"))
 
 
+def test_a_dry_run_shows_the_data_and_what_each_stage_will_do(tmp_path: Path) -> None:
+    rows = [*(ROW | {"prompt": f"question {i}"} for i in range(40)), ROW | {"chosen": ""}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = describe(quickstart(
+        tmp_path / "run", f"data.source={path}", "data.pairs=null", "data.held_out=6", "data.validation=4",
+        "model.path=null", "model.from_scratch={}", f"ready.ppo_policy={base_folder('notes')}", "sft.epochs=3",
+    ))  # fmt: skip
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert f"data: 40 pairs from {path}, form: " in said and "; skipped 1 (empty response)" in said
+    assert "splits: sft 10, reward 10, rl 10, validation 4, held_out 6" in lines
+    assert "sft_policy 1 steps of 64 pairs; but its split has only 10, so pairs repeat within a step" in lines
+    assert f"ppo_policy given: {base_folder('notes')}" in lines
+    assert any(line.startswith("ppo_improver 20 steps of 128 rollouts (annotated 8, on_policy 12)") for line in lines)
+
+
 def test_a_dry_run_shows_the_plan_and_then_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.plan import Bundle
 from pit_ray.config import Config
 from pit_ray.config.actors import LearnerActors
-from pit_ray.config.tree import Optimizer, Phase, Ppo
+from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds.notes import Notes
 from pit_ray.errors import TrainingError

@@ -18,4 +18,4 @@ def test_other_failures_are_told_by_rank_in_a_line() -> None:
     failures = {1: RuntimeError("Traceback …\n  in here\nsocket closed\n"), 0: ValueError("no rank 1")}
     told = reason(WorkerGroupError("", failures), restarts=1)
     assert isinstance(told, InfraError)
-    assert str(told).endswith("(actors.learner.max_failures): rank 0: no rank 1; rank 1: socket closed")
+    assert str(told).endswith("(actors.learner.max_failures: 1): rank 0: no rank 1; rank 1: socket closed")

@@ -17,7 +17,7 @@ from actors.rollout import RayRolloutPool, RolloutActor
 from actors.weights import engine_environment
 from pit_ray.canary import canary
 from pit_ray.config import Config
-from pit_ray.config.tree import Phase, Ppo
+from pit_ray.config.training import Phase, Ppo
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds.notes import Notes
 from pit_ray.errors import DataError, InfraError, TrainingError

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -131,8 +133,11 @@ def test_a_run_that_fails_is_told_with_its_last_words(place: Path, capfd: pytest
 
 def test_runs_with_other_drafts_are_not_paired(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "runs" / "tiny", tmp_path / "tiny")
-    other = tmp_path / "tiny" / "seed-8" / "difference" / "evaluation" / "outcomes.parquet"
-    shutil.copy(other, tmp_path / "tiny" / "seed-7" / "difference" / "evaluation" / "outcomes.parquet")
+    path = tmp_path / "tiny" / "seed-7" / "difference" / "evaluation" / "outcomes.parquet"
+    table = pq.read_table(path).to_pandas()
+    one = table.index[(table["system"] == "policy") & (table["judge"] == "gold")][3]
+    table.loc[one, "score"] += 0.5
+    pq.write_table(pa.Table.from_pandas(table), path)
     places = [("tiny", 7, variant, tmp_path / "tiny" / "seed-7" / variant) for variant in ("full", "difference")]
     with pytest.raises(DataError, match="seed 7: difference was evaluated on other drafts"):
         read_runs(places)

@@ -109,7 +109,7 @@ def test_one_seed_that_fails_is_not_hidden(words, edit):
     runs = change(whole(), edit)
     assert found(whole(), words).holds is True
     assert found(runs, words).holds is False
-    failing = next(line for line in page(runs).splitlines() if words in line)
+    failing = next(line for line in page(runs, "abc").splitlines() if words in line)
     assert failing.endswith("| **no** |")
 
 
@@ -156,10 +156,12 @@ def test_what_was_not_run_is_not_claimed():
 def test_a_tree_with_changes_is_told():
     runs = whole()
     clean = [replace(r, environment=r.environment | {"commit": "abc"}) for r in runs]
-    assert "frozen in a commit before it ran: **yes** (abc)" in page(clean)
+    assert "frozen in a commit before it ran: **yes** (trained at abc; judged at abc)" in page(clean, "abc")
+    # The targets may have been moved since.
+    assert "frozen in a commit before it ran: **no** (trained at abc; judged at def)" in page(clean, "def")
     dirty = [replace(r, environment=r.environment | {"commit": "abc-dirty"}) for r in runs]
-    assert "frozen in a commit before it ran: **no**" in page(dirty)
-    assert "frozen in a commit before it ran: **no**" in page([dirty[0], *clean[1:]])
+    assert "frozen in a commit before it ran: **no**" in page(dirty, "abc-dirty")
+    assert "frozen in a commit before it ran: **no**" in page([dirty[0], *clean[1:]], "abc")
 
 
 def test_what_is_written(tmp_path):

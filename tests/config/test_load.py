@@ -87,6 +87,12 @@ def test_a_list_can_be_replaced_whole() -> None:
     assert [phase.name for phase in config.ppo_improver.phases] == ["a"]
 
 
+def test_a_recipe_without_a_model_is_told_both_ways_to_give_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {source: pairs.jsonl}\n")
+    with pytest.raises(ConfigError, match=r"model: give model\.path=FOLDER_OR_NAME or model\.from_scratch=\{\}"):
+        load_config(str(tmp_path / "mine.yaml"))
+
+
 def test_a_recipe_may_give_one_key_of_a_section(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("model: {path: somewhere}\ndata: {source: pairs.jsonl}\nppo_policy: {clip: 0.3}\n")
@@ -100,7 +106,8 @@ def test_a_recipe_may_give_one_key_of_a_section(tmp_path: Path) -> None:
     [
         ("seed", "not of the form key=value"),
         ("=3", "not of the form key=value"),
-        ("seed=abc", "seed: "),
+        ("seed=abc", "unable to parse string as an integer, not 'abc'"),
+        ("model=null", "model: "),
         ("data=3", "data: "),
         ("actors.learner.zero_stage=7", "actors.learner.zero_stage: "),
         ("seed=[1", "do not fit"),
@@ -118,6 +125,13 @@ def test_an_override_that_does_not_fit_is_a_configuration_error(override: str, s
     with pytest.raises(ConfigError) as caught:
         load_config("quickstart", [override])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sft.batch_size", "gap_reward.batch_size", "data.validation"])
+def test_every_learner_rank_needs_a_pair(key: str) -> None:
+    assert load_config("quickstart", [f"{key}=2", "actors.learner.ranks=2"]).actors.learner.ranks == 2
+    with pytest.raises(ConfigError, match=rf"{key} \(1\) must be at least actors.learner.ranks \(2\)"):
+        load_config("quickstart", [f"{key}=1", "actors.learner.ranks=2"])
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [\n", "\x00"])

@@ -34,6 +34,10 @@ def test_every_key_is_on_the_page() -> None:
     assert not missing
 
 
+def test_every_key_has_a_meaning() -> None:
+    assert not [line for line in reference().splitlines() if line.endswith("|  |")]
+
+
 def test_rows_tell_type_default_and_meaning() -> None:
     lines = reference().splitlines()
     assert "| `seed` | integer ≥ 0 | `42` | Every random draw derives from it. |" in lines

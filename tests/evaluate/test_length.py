@@ -12,7 +12,7 @@ def both(outcome: np.ndarray, longer: np.ndarray, resamples: int = 400, seed: in
     """The comparison, and the same at equal length."""
     zeros = np.zeros(len(outcome))
     plain = compare("improver_vs_policy", "gold", 1, False, outcome, zeros, resamples, seed)
-    return plain, at_equal_length(plain, outcome, zeros, longer, resamples, seed)
+    return plain, at_equal_length(plain, outcome, zeros, longer, np.ones(len(zeros), bool), resamples, seed)
 
 
 def drawn(n: int, win_at_0: float, slope: float, mean: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,3 +77,19 @@ def test_one_side_that_always_wins_gives_a_finite_answer():
     assert 95 < found.delta <= 100 and found.ci95[1] <= 100
     split = both(np.sign(longer + 0.5), longer)[1]
     assert np.isfinite(split.ci95).all() and abs(split.delta) < 60
+
+
+def test_equal_texts_are_ties_and_bend_no_fit():
+    random = np.random.default_rng(6)
+    outcome = random.choice([1.0, -1.0, 0.0], p=[0.7, 0.1, 0.2], size=2000)
+    longer = np.round(random.normal(-2, 2, 2000))
+    alone = both(outcome, longer)[1]
+    # As many prompts again with the same text from both: every share is halved, whatever the lengths of the others.
+    zeros, differ = np.zeros(4000), np.arange(4000) < 2000
+    outcome, longer = np.append(outcome, zeros[:2000]), np.append(longer, zeros[:2000])
+    plain = compare("best_of_2_vs_policy", "gold", 0, False, outcome, zeros, 400, 0)
+    found = at_equal_length(plain, outcome, zeros, longer, differ, 400, 0)
+    assert found.delta == pytest.approx(alone.delta / 2)
+    assert found.ci95[0] < found.delta < found.ci95[1] and found.ci95[1] - found.ci95[0] < 8
+    nothing = at_equal_length(plain, zeros, zeros, zeros, np.zeros(4000, bool), 400, 0)
+    assert (nothing.win, nothing.lose, nothing.ci95) == (0, 0, (0, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,11 @@ def test_a_long_row_does_not_scatter_the_short_ones() -> None:
     assert len(micro_batches(lengths, 0, 1, budget=1000)) <= 5
     # Longer than the budget, it stands alone.
     assert len(micro_batches(lengths, 0, 1, budget=900)) <= 5
+
+
+def test_fewer_rows_than_ranks_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 rows cannot be shared among 2 ranks"):
+        micro_batches(np.array([5]), 0, 2, 100)
 
 
 def test_collate_pads_on_the_right_and_marks_responses() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pit_ray.config.tree import Optimizer
+from pit_ray.config.training import Optimizer
 from pit_ray.errors import TrainingError
 from pit_ray.learn.engine import TorchEngine, lr_factor, micro_steps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,14 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pit_ray.config.tree import Optimizer, Phase, Ppo
+from pit_ray.config.training import Optimizer, Phase, Ppo
+from pit_ray.data.templates import Renderer
+from pit_ray.data.worlds import WORLDS, base_folder
 from pit_ray.learn import ppo, reward, sft
 from pit_ray.learn.batches import Batch, collate
 from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.modules import Policy, Reward
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics
-from pit_ray.models.load import load_causal, load_scalar
+from pit_ray.models.load import load_causal, load_scalar, load_tokenizer
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
 
@@ -130,9 +133,17 @@ def test_nothing_drops_out_in_ppo(causal: Path, scalar: Path, pairs: Pairs, tmp_
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("budget", [100_000, 60])
-def test_the_first_ratio_is_1_in_bfloat16(causal: Path, scalar: Path, pairs: Pairs, budget: int) -> None:
-    learner = PpoLearner(spec(causal, scalar, budget, "bfloat16"), TorchEngine)
-    # One minibatch, so the average of ratios is that of the first, which the learner itself holds to 2e-2.
-    assert learned(pairs, learner).mean("val/ratio") == pytest.approx(1.0, abs=2e-2)
+def test_the_first_ratio_is_1_in_bfloat16(scalar: Path) -> None:
+    # A trained model, whose logits are large, in minibatches: there rounding depends on what else is in the batch.
+    base = base_folder("notes")
+    pairs = Renderer(load_tokenizer(base), "improve").tokenise(WORLDS["notes"].pairs(64, seed=3))
+    plain = spec(base, scalar, 8192, "bfloat16")
+    learner = PpoLearner(replace(plain, ppo=plain.ppo.model_copy(update={"minibatches": 4})), TorchEngine)
+    prompts = Prompts(pairs.uid, pairs.prompt, pairs.rejected, np.ones(len(pairs), dtype=np.int8), BRIDGE)
+    sampled = Ragged(np.full(len(pairs.chosen.values), -2, np.float32), pairs.chosen.offsets)
+    rollouts = Rollouts(prompts, pairs.chosen, sampled, np.ones(len(pairs), dtype=bool), temperature=1.0)
+    zero = np.zeros(len(pairs), np.float32)
+    # The learner itself holds the first minibatch to the limit.
+    learned = learner.learn(rollouts, Scores(zero, zero), sampled, 0.05, seed=3)
+    assert learned.mean("val/ratio") == pytest.approx(1.0, abs=0.1)
     assert next(iter(learner.weights().values())).dtype == torch.bfloat16

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pit_ray.config.tree import Optimizer, Phase, Ppo
+from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.errors import TrainingError
 from pit_ray.learn import ppo, reward, sft
 from pit_ray.learn.engine import TorchEngine
@@ -198,6 +198,9 @@ def experience(causal: Path, pairs: Pairs) -> Experience:
     )
 
 
+EXACT, NONE = (ppo.RatioLimit(limit, torch.max) for limit in (1e-3, np.inf))
+
+
 def with_budget(budget: int) -> Ppo:
     return PPO.model_copy(update={"optimizer": OPTIMIZER.model_copy(update={"micro_batch_tokens": budget})})
 
@@ -207,14 +210,14 @@ def test_ppo_does_not_depend_on_micro_batches(causal: Path, pairs: Pairs) -> Non
     assert_same_whatever_the_budget(
         partial(new_actor_critic, causal),
         # Only the first of the two steps starts from the experience's own policy.
-        lambda engine, budget: ppo.step(engine, made, with_budget(budget), seed=1, ratio_tolerance=np.inf),
+        lambda engine, budget: ppo.step(engine, made, with_budget(budget), seed=1, ratio_limit=NONE),
     )
 
 
 def test_the_first_ppo_update_is_the_weighted_policy_gradient_over_all_tokens(causal: Path, pairs: Pairs) -> None:
     made = experience(causal, pairs)
     once = PPO.model_copy(update={"epochs": 1, "minibatches": 1, "value_coefficient": 0.25})
-    metrics = ppo.step(new_actor_critic(causal), made, once, seed=1, ratio_tolerance=1e-3)
+    metrics = ppo.step(new_actor_critic(causal), made, once, seed=1, ratio_limit=EXACT)
     engine = new_actor_critic(causal)
     # Before the first update the ratio is 1 and no value has moved: the gradient is that of these plain sums.
     total = torch.zeros(())
@@ -236,20 +239,23 @@ def test_the_first_ppo_update_is_the_weighted_policy_gradient_over_all_tokens(ca
 
 
 def test_ppo_goes_through_the_samples_once_an_epoch(causal: Path, pairs: Pairs) -> None:
-    metrics = ppo.step(new_actor_critic(causal), experience(causal, pairs), PPO, seed=1, ratio_tolerance=1e-3)
+    metrics = ppo.step(new_actor_critic(causal), experience(causal, pairs), PPO, seed=1, ratio_limit=EXACT)
     assert metrics["val/ratio"][1] == 2 * len(pairs.chosen.values)
     # Epochs times minibatches optimisation steps.
     assert metrics["policy/grad_norm"][1] == 4
     assert metrics.mean("policy/approxkl_avg") > 0
 
 
-def test_ppo_refuses_experience_of_another_policy_before_it_changes_anything(causal: Path, pairs: Pairs) -> None:
+@pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 0.01), (torch.bfloat16, 0.05)])
+def test_ppo_refuses_experience_of_another_policy_before_it_changes_anything(
+    causal: Path, pairs: Pairs, dtype: torch.dtype, shift: float
+) -> None:
     made = experience(causal, pairs)
-    shifted = replace(made, logprobs=Ragged(made.logprobs.values - np.float32(0.01), made.logprobs.offsets))
+    shifted = replace(made, logprobs=Ragged(made.logprobs.values - np.float32(shift), made.logprobs.offsets))
     engine = new_actor_critic(causal)
     before = parameters(engine)
-    with pytest.raises(TrainingError, match=r"ratio is off by 0\.01"):
-        ppo.step(engine, shifted, PPO, seed=1, ratio_tolerance=1e-3)
+    with pytest.raises(TrainingError, match=rf"ratio is off by {shift}"):
+        ppo.step(engine, shifted, PPO, seed=1, ratio_limit=ppo.RATIO_LIMIT[dtype])
     assert torch.equal(parameters(engine), before)
 
 
@@ -260,7 +266,7 @@ def test_ppo_raises_the_probability_of_what_turned_out_well(causal: Path, pairs:
     taught = replace(made, advantages=Ragged(signs, made.response.offsets))
     engine = new_actor_critic(causal)
     gentle = PPO.model_copy(update={"epochs": 1, "value_coefficient": 0.0})
-    ppo.step(engine, taught, gentle, seed=1, ratio_tolerance=1e-3)
+    ppo.step(engine, taught, gentle, seed=1, ratio_limit=EXACT)
     moved = []
     for i, context in enumerate(pairs.prompt.rows()):
         ids = torch.from_numpy(np.concatenate([context, made.response[i]]).astype(np.int64))[None]

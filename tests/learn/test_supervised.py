@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from pit_ray.config.tree import Config, GapReward, Model, Optimizer, Supervised
+from pit_ray.config.training import GapReward, Optimizer, Supervised
+from pit_ray.config.tree import Config, Model
 from pit_ray.data.parquet import write_pairs
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import DataError, TrainingError

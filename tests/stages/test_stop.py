@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pit_ray.config.tree import Phase, Ppo
+from pit_ray.config.training import Phase, Ppo
 from pit_ray.metrics import Metrics
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.stages.stop import LearnBatch, past_limits, read_stop, save_stop
