@@ -127,10 +127,13 @@ def outcome(run: Disturbed) -> str:
     return {0: "was at its end", -signal.SIGKILL: "killed"}.get(code, f"exit {code}: {' '.join(said)}")
 
 
-def go(run: Disturbed, kills: list[Kill], lasts: dict[str, float], draw: random.Random) -> list[Kill]:
-    """One run to its end through its kills; those that were made. RuntimeError when it ends with anything but 0
-    undisturbed."""
+def go(
+    run: Disturbed, kills: list[Kill], lasts: dict[str, float], draw: random.Random
+) -> tuple[list[Kill], list[Kill]]:
+    """One run to its end through its kills; those that were made, and those whose stage was over before their moment.
+    RuntimeError when it ends with anything but 0 undisturbed."""
     made: list[Kill] = []
+    missed: list[Kill] = []
     todo = sorted(kills, key=lambda kill: STAGES.index(kill.stage))
     while True:
         run.start()
@@ -141,13 +144,14 @@ def go(run: Disturbed, kills: list[Kill], lasts: dict[str, float], draw: random.
                 made.append(replace(kill, outcome=outcome(run)))
                 show(made[-1])
                 disturbed = True
-            if kill is not None or run.done(todo[0].stage):
                 todo.pop(0)
+            elif run.done(todo[0].stage):
+                missed.append(todo.pop(0))
             if run.driver.poll() is not None:
                 break
         code = run.end()
         if code == 0:
-            return made
+            return made, missed + todo
         if not disturbed:
             raise RuntimeError(f"{run.run} ended with {code} though nobody disturbed it:\n{run.said[-4000:]}")
 
@@ -182,9 +186,9 @@ def main() -> int:
     for number in range(1, options.kills + 1):
         taken, started = todo[:A_RUN], time.monotonic()
         run = Disturbed(recipe, folder / f"run-{number}")
-        now = go(run, taken, lasts, draw)
+        now, missed = go(run, taken, lasts, draw)
         made += now
-        todo = todo[len(taken) :] + plan(len(taken) - len(now), draw)
+        todo = todo[len(taken) :] + missed
         differ = differences(run.run, calm)
         wrong += bool(differ)
         print(f"{run.run.name}: {len(now)} kills; differs in: {', '.join(differ) or 'nothing'}", flush=True)
