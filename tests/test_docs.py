@@ -102,3 +102,15 @@ def test_yaml_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
     for text in examples:
         (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
         load_config(str(tmp_path / "recipe.yaml"))
+
+
+def test_the_readmes_numbers_are_of_the_present_recipe() -> None:
+    recipe = load_config("quickstart")
+    rows = re.findall(
+        r"^ (?:improver|sft improver|policy|best of 2) vs .*? gold +(?:–|up to \d|\d) +(\d+) ", README, re.M
+    )
+    assert len(rows) == 7 and {int(n) for n in rows} == {recipe.data.held_out}
+    steps = {sum(phase.steps for phase in ppo.phases) for ppo in (recipe.ppo_policy, recipe.ppo_improver)}
+    assert steps == {int(n) for n in re.findall(r"improver have (\d+) PPO steps each", " ".join(README.split()))}
+    rollouts = 2 * max(steps) * recipe.ppo_policy.rollouts_per_step
+    assert f"in {rollouts:,} rollouts of seed {recipe.seed}" in " ".join(README.split())
