@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -114,3 +115,24 @@ def test_the_readmes_numbers_are_of_the_present_recipe() -> None:
     assert steps == {int(n) for n in re.findall(r"improver have (\d+) PPO steps each", " ".join(README.split()))}
     rollouts = 2 * max(steps) * recipe.ppo_policy.rollouts_per_step
     assert f"in {rollouts:,} rollouts of seed {recipe.seed}" in " ".join(README.split())
+
+
+VARIANTS = {
+    "both phases": ("full", "improver_vs_policy"),
+    "phase `on_policy` alone": ("on_policy_only", "improver_vs_policy"),
+    "phase `annotated` alone": ("annotated_only", "improver_vs_policy"),
+    "SFT alone": ("full", "sft_improver_vs_policy"),
+    "none: best of 2 of the policy": ("full", "best_of_2_vs_policy"),
+}
+
+
+def test_the_readmes_table_is_what_replication_found() -> None:
+    rows = json.loads((ROOT / "results" / "replication.json").read_text(encoding="utf-8"))
+    table = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", README, re.M)
+    assert len(table) == 8
+    for world, label, *cells in table:
+        variant, name = VARIANTS[label]
+        asked = {"world": world, "variant": variant, "name": name, "judge": "gold", "stopping_rule": False}
+        found = [row for row in rows if row["iterations"] < 2 and asked.items() <= row.items()]
+        shown = {row["seed"]: f"{row['delta']:+.1f} [{row['ci95'][0]:+.1f}, {row['ci95'][1]:+.1f}]" for row in found}
+        assert [shown[seed] for seed in (201, 202, 203)] == cells
