@@ -86,12 +86,12 @@ $(READY): $(INSTALLED)
 # lock drops the local part, so that either source will do when installing.
 lock: export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 lock: $(UV)  ## resolve requirements/cpu.txt and gpu.txt from pyproject.toml
-	$(UV) pip compile pyproject.toml --extra cpu --extra dev --python-version 3.11 \
+	$(UV) pip compile pyproject.toml --extra cpu --extra aws --extra dev --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -q \
 	  --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
 	  $(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match) -o requirements/cpu.txt
 	sed -i 's/^\(torch==[^+]*\)+cpu$$/\1/' requirements/cpu.txt
-	$(UV) pip compile pyproject.toml --extra gpu --python-version 3.12 \
+	$(UV) pip compile pyproject.toml --extra gpu --extra aws --extra gcp --python-version 3.12 \
 	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -q -o requirements/gpu.txt
 
 $(UV):

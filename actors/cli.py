@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+cluster = typer.Typer(help="Clusters: files of ray up and KubeRay.", no_args_is_help=True)
+app.add_typer(cluster, name="cluster")
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for instance runs/quickstart.")]
 
 
@@ -172,6 +175,43 @@ def doctor() -> None:
     from actors.doctor import doctor as examine
 
     raise typer.Exit(examine())
+
+
+@cluster.command("check")
+def check_cluster(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of ray up, or a RayCluster or RayJob of KubeRay.")],
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Show where the actors of this recipe would stand.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace single values of the recipe.")
+    ] = None,
+) -> None:
+    """Tell what is wrong with a cluster file, and where each actor of a recipe would stand on it.
+
+    Looks beyond Ray's own check: what is not filled in, keys that Ray would drop, missing files, unknown machines,
+    open ports. Starts nothing and asks no cloud.
+
+    \b
+    Examples:
+      pit-ray cluster check clusters/a100.yaml
+      pit-ray cluster check clusters/onprem.yaml hh actors.learner.ranks=4
+    """
+    from actors.cluster.check import describe_fit, describe_nodes, read_cluster
+    from pit_ray.config import load_config
+
+    nodes, faults = read_cluster(file, Path.cwd())
+    if nodes and recipe is None:
+        typer.echo(f"{file}, its nodes at most:\n{describe_nodes(nodes)}")
+    elif nodes and recipe is not None:
+        config = load_config(recipe, overrides or ())
+        from actors.compose import model_size
+
+        typer.echo(f"{recipe} on {file}:\n{describe_fit(config, nodes, model_size)}")
+    for fault in faults:
+        typer.secho(fault, fg="red", err=True)
+    typer.echo(f"{len(faults)} things to mend" if faults else "nothing wrong found")
+    raise typer.Exit(2 if faults else 0)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from ray._private import ray_constants
 from transformers import AutoModelForCausalLM
 
 from actors.learner import LearnerActor, RayLearner, learner_environment
+from actors.memory import ModelSize
 from actors.placement import machine_resources, options, reserve
 from actors.plan import describe_plan, plan_actors, require
 from actors.processes import on_record
@@ -152,12 +153,16 @@ def longest_sequence(config: Config) -> int:
     )
 
 
-def parameters(config: Config) -> int:
-    """Parameters of the base model, counted without loading it."""
+def model_size(config: Config) -> ModelSize:
+    """The size of the base model, found without loading it."""
     scratch = config.model.from_scratch
     architecture = _model_config(config) if scratch is None else llama_config(scratch, scratch.vocab_size)
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(architecture).parameters())
+        model = AutoModelForCausalLM.from_config(architecture)
+    shape = architecture.get_text_config()
+    return ModelSize(
+        sum(p.numel() for p in model.parameters()), shape.num_hidden_layers, shape.hidden_size, shape.vocab_size
+    )
 
 
 def _model_config(config: Config) -> Any:
@@ -172,7 +177,7 @@ def describe(config: Config) -> str:
     found = check(config)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     work = f"{outlook(config, found)}\n" if found else ""
-    return visible(f"{resolved}\n{work}{describe_plan(config, parameters(config))}")
+    return visible(f"{resolved}\n{work}{describe_plan(config, model_size(config))}")
 
 
 def ray_address(config: Config) -> str:

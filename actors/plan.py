@@ -1,15 +1,13 @@
-"""The plan of a run's actors as a pure function of its configuration: who, how many, on what, in how much memory."""
+"""The plan of a run's actors as a pure function of its configuration: who, how many, on what."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.memory import ModelSize, needs
 from pit_ray.config import Config
 from pit_ray.errors import ConfigError
 
-GIB = 2**30
-RUNTIME_GIB = {"driver": 0.6, "rollout": 1.7, "reward": 0.6, "reference": 0.6, "learner": 0.8, "recorder": 0.4}
-"""Resident memory of an idle process of each role (imports and engine, no weights), as measured on the CPU builds."""
 
 
 @dataclass(frozen=True)
@@ -79,34 +77,16 @@ def require(plan: Plan, available: dict[str, float], holder: str = "Ray") -> Non
         raise ConfigError(f"the actors do not fit: {lacking}")
 
 
-def memory_gib(config: Config, parameters: int) -> dict[str, float]:
-    """GiB of each process at its peak, for a model of so many parameters: weights, gradients and AdamW's two moments
-    of policy and value model (with float32 master weights under bfloat16), activations of one micro-batch left out."""
-    actors = config.actors
-    width = 2 if config.model.dtype == "bfloat16" else 4
-    weights = parameters * width / GIB
-    optimizer = parameters * (12 if width == 2 else 8) / GIB
-    ranks, zero = actors.learner.ranks, actors.learner.zero_stage
-    state = (
-        weights / (ranks if zero >= 3 else 1)
-        + weights / (ranks if zero >= 2 else 1)
-        + optimizer / (ranks if zero >= 1 else 1)
-    )
-    cache = actors.rollout.kv_cache_gib
-    need = {"driver": 0.0, "rollout": weights + cache, "reward": weights, "reference": weights, "learner": 2 * state}
-    return {role: round(RUNTIME_GIB[role] + need.get(role, 0.0), 2) for role in RUNTIME_GIB}
-
-
-def describe_plan(config: Config, parameters: int | None) -> str:
+def describe_plan(config: Config, size: ModelSize) -> str:
     """The actors and their memory as lines for people."""
-    plan = plan_actors(config)
-    memory = memory_gib(config, parameters) if parameters is not None else {}
+    plan, need = plan_actors(config), needs(config, size)
     lines = [f"actors ({plan.total('CPU'):g} CPUs, {plan.total('GPU'):g} GPUs):"]
     for bundle in plan.bundles:
-        gib = f"{memory[bundle.role]:7.2f} GiB" if memory else ""
-        lines.append(f"  {bundle.name:14} {bundle.cpus:5.2f} CPU {bundle.gpus:5.2f} GPU {gib}")
-    if parameters is not None:
-        total = memory["driver"] + sum(memory[bundle.role] for bundle in plan.bundles)
-        lines.append(f"  {'driver':14} {'':22} {memory['driver']:7.2f} GiB")
-        lines.append(f"memory plan: {total:.1f} GiB in all, for {parameters / 1e6:.2f} M parameters per model")
+        gpu = f" + {need[bundle.role].gpu:7.2f} GiB of GPU memory" if bundle.gpus else ""
+        lines.append(
+            f"  {bundle.name:14} {bundle.cpus:5.2f} CPU {bundle.gpus:5.2f} GPU {need[bundle.role].host:7.2f} GiB{gpu}"
+        )
+    lines.append(f"  {'driver':14} {'':20} {need['driver'].host:7.2f} GiB")
+    total = need["driver"].host + sum(need[bundle.role].host for bundle in plan.bundles)
+    lines.append(f"memory plan: {total:.1f} GiB in all, for {size.parameters / 1e6:.2f} M parameters per model")
     return "\n".join(lines)

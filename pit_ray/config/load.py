@@ -28,14 +28,13 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError when the recipe does not exist, is no YAML mapping, or does not fit the tree.
     """
-    tree = _read(_find(recipe))
+    tree = _read(_find(recipe), ())
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"'{short(override)}' is not of the form key=value, for instance seed=7")
     try:
-        defaults = OmegaConf.create(_defaults() | {"run": f"runs/{Path(recipe).stem}"})
-        merged = OmegaConf.merge(defaults, tree)
+        merged = OmegaConf.create(_over(_defaults() | {"run": f"runs/{Path(recipe).stem}"}, tree))
         merged.merge_with_dotlist(list(overrides))
         plain = OmegaConf.to_container(merged, resolve=True)
     except Exception as error:  # OmegaConf lets errors of many kinds through
@@ -95,15 +94,37 @@ def _find(recipe: str) -> Path:
     )
 
 
-def _read(path: Path):
+def _over(lower: Any, upper: Any) -> Any:
+    """Two plain trees as one: where both hold mappings, key by key; else the upper one."""
+    if not (isinstance(lower, dict) and isinstance(upper, dict)):
+        return upper
+    return lower | {key: _over(lower.get(key), value) for key, value in upper.items()}
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[Any, Any]:
+    """A recipe on top of its `base`, as plain values; `above` are the recipes that led here."""
     try:
-        tree = OmegaConf.load(path)
+        tree = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # of the file, of YAML, of OmegaConf; RecursionError where it is nested too deeply
         said = short(" ".join(str(error).split()) or type(error).__name__, LINE)
         raise ConfigError(f"{path}: not readable as YAML: {said}") from error
-    if not OmegaConf.is_dict(tree):
+    if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
-    return tree
+    if "base" not in tree:
+        return tree
+    base = _base(path, str(tree.pop("base")))
+    if base in (*above, path):
+        raise ConfigError(f"{path}: base: leads back to {base}")
+    return _over(_read(base, (*above, path)), tree)
+
+
+def _base(path: Path, name: str) -> Path:
+    """The recipe that another builds on: a shipped name, or a file, whose path counts from the other's folder."""
+    beside = path.parent / name
+    try:
+        return beside if os.path.isfile(beside) else _find(name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: base: {error}") from error
 
 
 def _explain(problem: Any) -> str:
