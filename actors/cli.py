@@ -71,11 +71,11 @@ def train(
     from pit_ray.config import load_config
 
     config = load_config(recipe, overrides or ())
-    from actors import compose
+    from actors import compose, ray_session
 
     if dry_run:
         typer.echo(compose.describe(config))
-        compose.check_machines(config)  # after the plan, which may be meant for other machines
+        ray_session.check_machines(config)  # after the plan, which may be meant for other machines
     else:
         compose.train(config)
 

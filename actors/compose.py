@@ -1,30 +1,22 @@
-"""The composition root: who plays the roles of a run, and the start and end of Ray around it."""
+"""The composition root: what a run needs is checked, then a deployment is chosen and the driver started."""
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 import yaml
-from ray._private import ray_constants
 from transformers import AutoModelForCausalLM
 
-from actors.learner import LearnerActor, RayLearner, learner_environment
+from actors.deployment import EngineModel, RayDeployment
 from actors.memory import ModelSize
-from actors.placement import machine_resources, options, reserve
-from actors.plan import describe_plan, plan_actors, require
+from actors.plan import describe_plan
 from actors.processes import on_record
-from actors.refs import RayRef
-from actors.rollout import RayRolloutPool, RolloutActor
-from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
-from actors.train_jobs import run_jobs
-from actors.weights import CPU_HEAD_SIZES, engine_environment
+from actors.ray_session import check_machines
+from actors.weights import CPU_HEAD_SIZES
 from pit_ray import driver
 from pit_ray.config import Config
 from pit_ray.data.templates import Renderer
@@ -33,16 +25,12 @@ from pit_ray.in_process import InProcess
 from pit_ray.models.folder import architecture, weights
 from pit_ray.models.load import llama_config
 from pit_ray.replay import replay as replay_step
-from pit_ray.roles import Deployment, FitJob
+from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, open_existing
 from pit_ray.stages.data import base_path, base_renderer, check_data
 from pit_ray.stages.outlook import FoundData, outlook
 from pit_ray.stages.ready import check_ready
 from pit_ray.tracking import visible
-
-TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
-"""Ray Train's controller otherwise notices the end of its workers only every two seconds."""
-AUTH_MODES = ("token", "disabled")
 
 
 def train(config: Config) -> None:
@@ -51,17 +39,17 @@ def train(config: Config) -> None:
     check(config)
     folder = RunFolder(config.run)
     with folder.locked(), on_record(folder.path):
-        driver.train(config, lambda folder: deploy(config, folder))
+        driver.train(config, lambda folder, note: deploy(config, folder, note))
 
 
 def replay(run: Path, stage: str, step: int) -> bool:
     """Runs a recorded step of a PPO stage again; whether it came out as recorded."""
     folder, config = open_existing(run)
-    return replay_step(config, folder, stage, step, lambda copy: deploy(config, copy))
+    return replay_step(config, folder, stage, step, lambda copy, note: deploy(config, copy, note))
 
 
-def deploy(config: Config, folder: RunFolder) -> Deployment:
-    """The configured deployment for a run folder."""
+def deploy(config: Config, folder: RunFolder, note: Callable[[str], None]) -> Deployment:
+    """The configured deployment for a run folder; `note` tells the user what happens to it."""
     data = folder.stage("data")
 
     def base() -> Path:
@@ -72,7 +60,7 @@ def deploy(config: Config, folder: RunFolder) -> Deployment:
 
     if config.actors.deployment == "in_process":
         return InProcess(config, base, data / "renderer", eos)
-    return RayDeployment(config, folder, base, data / "renderer", eos)
+    return RayDeployment(config, folder, EngineModel(base, eos, longest_sequence(config)), data / "renderer", note)
 
 
 def check(config: Config) -> FoundData | None:
@@ -91,20 +79,6 @@ def check(config: Config) -> FoundData | None:
     if any(folder.glob("stages/*-data/done.json")):
         return None
     return check_data(config, renderer)
-
-
-def check_machines(config: Config) -> None:
-    """ConfigError when this machine lacks what a local Ray would have to give, or a cluster is to be joined without
-    saying whether it wants a token."""
-    if config.actors.deployment != "ray":
-        return
-    if ray_address(config) == "local":
-        require(plan_actors(config), machine_resources(), "this machine")
-    elif os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
-        raise ConfigError(
-            "RAY_AUTH_MODE is not set, and without it chance decides whether the cluster asks for a token: export "
-            "RAY_AUTH_MODE=token, here and before each ray start (disabled only where nobody else reaches its ports)"
-        )
 
 
 def check_model(config: Config) -> None:
@@ -178,110 +152,3 @@ def describe(config: Config) -> str:
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     work = f"{outlook(config, found)}\n" if found else ""
     return visible(f"{resolved}\n{work}{describe_plan(config, model_size(config))}")
-
-
-def ray_address(config: Config) -> str:
-    """The Ray to use: local, auto (the one that RAY_ADDRESS names), or an address."""
-    address = config.actors.address
-    return "local" if address == "auto" and not os.environ.get("RAY_ADDRESS") else address
-
-
-def start_ray(config: Config) -> None:
-    """Joins the cluster this job was submitted to, or starts a fresh Ray on the loopback interface."""
-    if ray.is_initialized():
-        return
-    check_machines(config)
-    options: dict[str, Any] = {"namespace": f"pit-ray-{Path(config.run).name}", "log_to_driver": False}
-    options["logging_level"] = logging.WARNING
-    address, environment = ray_address(config), dict(TRAIN_ENVIRONMENT)
-    if address == "local":
-        os.environ.pop("RAY_ADDRESS", None)
-        keep_to_loopback()
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-        options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, runtime_env={"env_vars": environment}, **options)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
-
-
-def keep_to_loopback() -> None:
-    """Lets a local Ray listen on the loopback interface alone. Given 127.0.0.1 as its address, Ray replaces it by that
-    of the network and listens everywhere; this switch, which it sets itself on macOS and Windows, keeps it."""
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's own processes
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read the environment
-    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
-        # One user, no network: a token would leave a file behind that later commands trip over.
-        os.environ["RAY_AUTH_MODE"] = "disabled"
-
-
-class RayDeployment:
-    """Ray actors for every role, placed by the plan, started together on first use and kept; Ray itself starts when
-    first needed, so that what is wrong with the data is said before."""
-
-    def __init__(
-        self, config: Config, folder: RunFolder, base: Callable[[], Path], renderer: Path, eos: Callable[[], int]
-    ) -> None:
-        self.config, self.folder, self.renderer = config, folder, renderer
-        self.base, self.eos = base, eos
-        self.plan = plan_actors(config)
-        self.actors: dict[str, list[Any]] = {}
-        self.deadline = config.actors.call_deadline
-
-    def fit(self, jobs: Sequence[FitJob]) -> RayRef[None]:
-        start_ray(self.config)
-        part = run_jobs.remote(self.config, jobs, self.folder.path / "ray_train")
-        return RayRef([part], f"training {', '.join(job.stage for job in jobs)}", self.deadline)
-
-    def rollout(self) -> RayRolloutPool:
-        return RayRolloutPool(self._role("rollout"), self.deadline)
-
-    def reward(self) -> RayScorer:
-        return RayScorer(self._role("reward"), self.deadline)
-
-    def reference(self) -> RayReferenceScorer:
-        return RayReferenceScorer(self._role("reference"), self.deadline)
-
-    def learner(self) -> RayLearner:
-        return RayLearner(self._role("learner"), self.deadline)
-
-    def recorder(self) -> RayRecorder:
-        return RayRecorder(self._role("recorder")[0], self.deadline)
-
-    def close(self) -> None:
-        """Ends the actors and leaves Ray; a local Ray ends with it."""
-        for actor in [a for group in self.actors.values() for a in group]:
-            ray.kill(actor)
-        ray.shutdown()
-
-    def _role(self, role: str) -> list[Any]:
-        if not self.actors:
-            self._start()
-        return self.actors[role]
-
-    def _start(self) -> None:
-        """All actors at once, so that their slow imports and engines overlap."""
-        start_ray(self.config)
-        actors = self.config.actors
-        group = reserve(self.plan, actors.placement_deadline)
-        scorer_env = {"OMP_NUM_THREADS": str(actors.scorer.threads), "TOKENIZERS_PARALLELISM": "false"}
-
-        def start(role: str, kind: Any, environment: dict[str, str], *args: Any) -> list[Any]:
-            return [
-                kind.options(**options(self.plan, group, i, environment)).remote(self.plan.bundles[i], *args)
-                for i in self.plan.of(role)
-            ]
-
-        engine_args = (self.base(), self.config, self.eos(), longest_sequence(self.config))
-        rollout = start("rollout", RolloutActor, engine_environment(actors.rollout), *engine_args)
-        learner = start("learner", LearnerActor, learner_environment(actors.learner), actors.learner)
-        reward = start("reward", ScorerActor, scorer_env, self.config)
-        reference = start("reference", ScorerActor, scorer_env, self.config)
-        recorder = start("recorder", RecorderActor, scorer_env, self.renderer, self.config.data.source)
-        host, port = RayRef[tuple[str, int]]([learner[0].address.remote()], "learner: address", self.deadline).result()
-        joined = RayRef[None]([rank.join.remote(host, port) for rank in learner], "learner: join", self.deadline)
-        waiting = [a.ready.remote() for a in (*rollout, *reward, *reference, *recorder)]
-        joined.result()
-        RayRef(waiting, "starting the actors", self.deadline).result()
-        self.actors = {
-            "rollout": rollout, "learner": learner, "reward": reward, "reference": reference, "recorder": recorder,
-        }  # fmt: skip

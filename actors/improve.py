@@ -36,9 +36,10 @@ def improve(run: Path, requests: list[ImproveRequest], iterations: int | None) -
                 f"{run}: stage {stage} is not finished; finish it with pit-ray train and the same run folder"
             )
     quiet = config.tracking.model_copy(update={"wandb": False, "console": "plain"})
-    deployment = deploy(config, folder)
+    tracker = Tracker(folder.path, quiet, {})
+    deployment = deploy(config, folder, tracker.note)
     try:
-        context = RunContext(config, folder, deployment, Tracker(folder.path, quiet, {}))
+        context = RunContext(config, folder, deployment, tracker)
         # All of them before the first engine starts: what is wrong with the last is said at once.
         prompts, drafts = rendered(context, requests), given_drafts(context, requests)
         for start in range(0, len(requests), BATCH):

@@ -10,9 +10,11 @@ from typing import Any
 import ray
 import torch
 
+from actors.group import Group
+from actors.heart import Heart, does
 from actors.plan import Bundle
-from actors.refs import RayRef, parts_of
-from pit_ray.config.actors import LearnerActors
+from actors.refs import RayRef, calls_of
+from pit_ray.config.actors import Deadlines, LearnerActors
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
@@ -37,9 +39,14 @@ class LearnerActor:
 
     def __init__(self, bundle: Bundle, section: LearnerActors) -> None:
         self.name, self.rank, self.section = bundle.name, bundle.index, section
+        self.heart = Heart(self.name)
 
     def __repr__(self) -> str:
         return self.name
+
+    def ready(self) -> str:
+        """The id of its node, once the process stands."""
+        return ray.get_runtime_context().get_node_id()
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 listens for the others."""
@@ -47,6 +54,7 @@ class LearnerActor:
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
+    @does
     def join(self, host: str, port: int) -> None:
         """Joins the process group."""
         from actors.deepspeed_engine import init_distributed  # slow to import, and only needed in this process
@@ -58,6 +66,7 @@ class LearnerActor:
         torch.set_num_threads(self.section.threads)
         init_distributed("nccl" if self.section.gpus else "gloo")
 
+    @does
     def start(self, spec: LearnerSpec, resume: Path | None) -> None:
         from actors.deepspeed_engine import engine_factory
 
@@ -66,6 +75,7 @@ class LearnerActor:
         if resume is not None:
             self.learner.engine.load(resume)
 
+    @does
     def learn(self, kl_coefficient: float, seed: int, *parts: Any) -> Metrics:
         third = len(parts) // 3
         return self.learner.learn(
@@ -76,15 +86,19 @@ class LearnerActor:
             seed,
         )
 
+    @does
     def weights(self) -> dict[str, Any]:
         return self.learner.weights()
 
+    @does
     def verify(self, canary: Rollouts, version: int, *answers: Ragged) -> Metrics:
         return self.learner.verify(canary, Ragged.concatenate(answers), version)
 
+    @does
     def save(self, folder: Path) -> None:
         self.learner.save(folder)
 
+    @does
     def write_model(self, folder: Path) -> None:
         self.learner.write_model(folder)
 
@@ -92,33 +106,38 @@ class LearnerActor:
 class RayLearner:
     """The ranks as one role; every call reaches all of them, since their collectives need each other."""
 
-    def __init__(self, ranks: list[Any], deadline: float) -> None:
-        self.ranks, self.deadline = ranks, deadline
+    def __init__(self, group: Group, deadlines: Deadlines) -> None:
+        self.group, self.deadlines = group, deadlines
+
+    def join(self) -> None:
+        """Brings the ranks together, once they stand."""
+        calls = [self.group.share(0, "address")]
+        address: RayRef[tuple[str, int]] = self.group.ref(calls, "learner: address", self.deadlines.start)
+        self._all("join", self.deadlines.start, *address.result()).result()
 
     def start(self, spec: LearnerSpec, resume: Path | None) -> RayRef[None]:
-        return self._all("start", spec, resume)
+        return self._all("start", self.deadlines.load, spec, resume)
 
     def learn(
         self, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], kl_coefficient: float, seed: int
     ) -> RayRef[Metrics]:
-        parts = [*parts_of(rollouts), *parts_of(scores), *parts_of(reference)]
-        ref = self._all("learn", kl_coefficient, seed, *parts)
-        return RayRef(ref.parts, ref.what, self.deadline, lambda found: merge(list(found)))
+        shards = [*calls_of(rollouts), *calls_of(scores), *calls_of(reference)]
+        calls = self.group.each("learn", kl_coefficient, seed, *shards)
+        return self.group.ref(calls, "learner: learn", self.deadlines.learn, lambda found: merge(list(found)))
 
     def weights(self) -> RayRef[Any]:
-        ref = self._all("weights")
-        return RayRef(ref.parts[:1], ref.what, self.deadline)
+        ref = self._all("weights", self.deadlines.sync)
+        return self.group.ref(ref.calls[:1], ref.what, ref.deadline)
 
     def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> RayRef[Metrics]:
-        ref = self._all("verify", canary, version, *parts_of(answers))
-        return RayRef(ref.parts, ref.what, self.deadline, lambda found: merge(list(found)))
+        calls = self.group.each("verify", canary, version, *calls_of(answers))
+        return self.group.ref(calls, "learner: verify", self.deadlines.sync, lambda found: merge(list(found)))
 
     def save(self, folder: Path) -> RayRef[None]:
-        return self._all("save", folder)
+        return self._all("save", self.deadlines.save, folder)
 
     def write_model(self, folder: Path) -> RayRef[None]:
-        return self._all("write_model", folder)
+        return self._all("write_model", self.deadlines.save, folder)
 
-    def _all(self, method: str, *args: Any) -> RayRef[Any]:
-        parts = [getattr(rank, method).remote(*args) for rank in self.ranks]
-        return RayRef(parts, f"learner: {method}", self.deadline)
+    def _all(self, method: str, deadline: float, *args: Any) -> RayRef[Any]:
+        return self.group.ref(self.group.each(method, *args), f"learner: {method}", deadline)

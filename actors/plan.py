@@ -9,7 +9,6 @@ from pit_ray.config import Config
 from pit_ray.errors import ConfigError
 
 
-
 @dataclass(frozen=True)
 class Bundle:
     """The resources of one actor."""

@@ -1,10 +1,12 @@
-"""References to values in the making, over Ray; every Ray error becomes an InfraError that names what was asked."""
+"""References to values in the making, over Ray: calls that are asked again where an actor died, and every other Ray
+error as an InfraError that names what was asked."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
@@ -12,10 +14,14 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from pit_ray.errors import InfraError, PitRayError
 from pit_ray.roles import Ref
 
+if TYPE_CHECKING:
+    from actors.group import Worker
+    from actors.supervisor import Supervisor
+
 T = TypeVar("T")
 
-DEATH_SECONDS = 1.0
-"""How long to look for a dead actor behind another's error."""
+LISTEN_SECONDS = 10.0
+"""How often the signs of life of actors are looked at while a call is waited for."""
 
 
 def first(values: Sequence[Any]) -> Any:
@@ -23,63 +29,140 @@ def first(values: Sequence[Any]) -> Any:
     return values[0]
 
 
+class Call:
+    """One call of one actor: what is asked, of whoever stands on the worker's place, and its answer in the making.
+
+    Arguments that are calls themselves go from actor to actor; where one of them was asked again, so is this.
+    """
+
+    def __init__(self, worker: Worker, method: str, args: Sequence[Any]) -> None:
+        self.worker, self.method, self.args = worker, method, tuple(args)
+        self.inputs = [arg for arg in args if isinstance(arg, Call)]
+        self.asked = 0
+        self.ask()
+
+    def ask(self) -> None:
+        """Asks, for the first time or again."""
+        args = [arg.ref if isinstance(arg, Call) else arg for arg in self.args]
+        self.ref: ray.ObjectRef = getattr(self.worker.handle, self.method).remote(*args)
+        self.generation = self.worker.generation
+        self.read = [call.asked for call in self.inputs]
+        self.asked += 1
+
+    def mend(self) -> None:
+        """Asks again what was lost with an actor, and what was to be made from that."""
+        for call in self.inputs:
+            call.mend()
+        if self.read != [call.asked for call in self.inputs] or self._lost():
+            self.ask()
+
+    def _lost(self) -> bool:
+        if self.generation == self.worker.generation:
+            return False
+        try:
+            ray.get(self.ref, timeout=0)
+        except RayError:  # it died with the actor, or was still waiting for it
+            return True
+        return False
+
+
 class RayRef(Generic[T]):
-    """A value in one or more parts (shards, ranks), each an ObjectRef; `merge` makes it whole."""
+    """A value in one or more parts (shards, ranks), each a call; `merge` makes it whole."""
 
     def __init__(
-        self, parts: list[ray.ObjectRef], what: str, deadline: float, merge: Callable[[Sequence[Any]], T] = first
+        self,
+        calls: list[Call],
+        what: str,
+        deadline: float,
+        supervisor: Supervisor,
+        merge: Callable[[Sequence[Any]], T] = first,
     ) -> None:
-        self.parts, self.what, self.deadline, self.merge = parts, what, deadline, merge
+        self.calls, self.what, self.deadline, self.supervisor, self.merge = calls, what, deadline, supervisor, merge
+
+    @property
+    def parts(self) -> list[ray.ObjectRef]:
+        return [call.ref for call in self.calls]
 
     def result(self, timeout: float | None = None) -> T:
-        try:
-            return self.merge(ray.get(self.parts, timeout=self.deadline if timeout is None else timeout))
-        except GetTimeoutError:
-            if timeout is not None:
-                raise TimeoutError(self.what) from None
-            raise InfraError(f"{self.what}: no answer within {self.deadline:g} s (actors.call_deadline)") from None
-        except RayError as error:
-            raise translated(self._death() or error, self.what) from error
+        limit, started = self.deadline if timeout is None else timeout, time.monotonic()
+        while True:
+            left = limit - (time.monotonic() - started)
+            try:
+                # Raises as soon as one part has failed, though the others may wait for that one for ever.
+                return self.merge(ray.get(self.parts, timeout=min(LISTEN_SECONDS, max(left, 0))))
+            except GetTimeoutError:
+                if left > 0:
+                    self.supervisor.listen()
+                elif timeout is not None:
+                    raise TimeoutError(self.what) from None
+                else:
+                    raise self.supervisor.expired(self.what, limit) from None
+            except RayError as error:
+                self.supervisor.recover(error, self.what, self.parts)
+                for call in self.calls:
+                    call.mend()
 
     def wait(self, timeout: float | None = None) -> None:
         limit = self.deadline if timeout is None else timeout
-        done, _ = ray.wait(self.parts, num_returns=len(self.parts), timeout=limit, fetch_local=False)
-        if len(done) < len(self.parts):
-            raise InfraError(
-                f"{self.what}: {len(self.parts) - len(done)} of {len(self.parts)} parts missing after {limit:g} s"
+        started = time.monotonic()
+        while True:
+            left = limit - (time.monotonic() - started)
+            done, _ = ray.wait(
+                self.parts, num_returns=len(self.parts), timeout=min(LISTEN_SECONDS, max(left, 0)), fetch_local=False
             )
+            if len(done) == len(self.parts):
+                return
+            if left <= 0:
+                raise self.supervisor.expired(self.what, limit)
+            self.supervisor.listen()
 
     def cancel(self) -> None:
         for part in self.parts:
             ray.cancel(part)
 
-    def _death(self) -> RayActorError | None:
-        """Of an actor that a part needed: others complain about it before it is noticed itself."""
-        for part in self.parts:
-            try:
-                ray.get(part, timeout=DEATH_SECONDS)
-            except RayError as error:
-                if isinstance(death := cause_of(error), RayActorError):
-                    return death
-        return None
+
+class TaskRef(Generic[T]):
+    """The value of one task, which answers for its own failures."""
+
+    def __init__(self, part: ray.ObjectRef, what: str) -> None:
+        self.part, self.what = part, what
+
+    def result(self, timeout: float | None = None) -> T:
+        try:
+            return ray.get(self.part, timeout=timeout)
+        except GetTimeoutError:
+            raise TimeoutError(self.what) from None
+        except RayError as error:
+            raise translated(error, self.what) from error
+
+    def wait(self, timeout: float | None = None) -> None:
+        ray.wait([self.part], timeout=timeout, fetch_local=False)
+
+    def cancel(self) -> None:
+        ray.cancel(self.part)
 
 
-def cause_of(error: RayError) -> Exception:
+def cause_of(error: BaseException) -> BaseException:
     """What a task raised, where that is the error."""
-    return error.cause if isinstance(error, RayTaskError) else error
+    return error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
 
 
-def translated(error: RayError, what: str) -> PitRayError:
+def translated(error: BaseException, what: str) -> PitRayError:
     """An error of ours that was raised in an actor as it was; anything else as an InfraError with its cause."""
     cause = cause_of(error)
     if isinstance(cause, PitRayError):
         return cause
     if isinstance(cause, RayActorError):
-        name = re.search(r"^\s*name: (\S+)", str(cause), re.MULTILINE)
-        return InfraError(f"{what}: {name[1] if name else 'the actor'} died: {str(cause).strip().splitlines()[-1]}")
+        return InfraError(f"{what}: {dead_name(cause)} died: {str(cause).strip().splitlines()[-1]}")
     return InfraError(f"{what}: {type(cause).__name__}: {str(cause).strip()}")
 
 
-def parts_of(ref: Ref[Any]) -> list[ray.ObjectRef]:
-    """The parts of a RayRef; any other Ref's value, put into the object store as one part."""
-    return ref.parts if isinstance(ref, RayRef) else [ray.put(ref.result())]
+def dead_name(error: RayActorError) -> str:
+    """The name of the actor that an error speaks of."""
+    name = re.search(r"^\s*name: (\S+)", str(error), re.MULTILINE)
+    return name[1] if name else "the actor"
+
+
+def calls_of(ref: Ref[Any]) -> list[Any]:
+    """The calls of a RayRef; any other Ref's value, put into the object store."""
+    return ref.calls if isinstance(ref, RayRef) else [ray.put(ref.result())]

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import ray
 
+from actors.group import Group
+from actors.heart import Heart, does
 from actors.plan import Bundle
-from actors.refs import RayRef, parts_of
+from actors.refs import RayRef, calls_of
 from actors.vllm_generator import VllmGenerator
 from pit_ray.config import Config
+from pit_ray.config.actors import Deadlines
 from pit_ray.records import Prompts, Ragged, Rollouts
 from pit_ray.roles import GenerateRequest, Ref
 
@@ -22,23 +25,29 @@ class RolloutActor:
 
     def __init__(self, bundle: Bundle, model: Path, config: Config, eos: int, max_model_len: int) -> None:
         self.name = bundle.name
+        self.heart = Heart(self.name)
         self.generator = VllmGenerator(model, config, eos, max_model_len)
 
     def __repr__(self) -> str:
         return self.name
 
-    def ready(self) -> None:
-        """Returns once the engine stands."""
+    def ready(self) -> str:
+        """The id of its node, once the engine stands."""
+        return ray.get_runtime_context().get_node_id()
 
+    @does
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
         return self.generator.generate(prompts, request)
 
+    @does
     def load(self, folder: Path, version: int) -> None:
         self.generator.load(folder, version)
 
+    @does
     def update(self, weights: dict[str, Any], version: int) -> None:
         self.generator.update(weights, version)
 
+    @does
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         return self.generator.logprobs(rollouts)
 
@@ -46,24 +55,24 @@ class RolloutActor:
 class RayRolloutPool:
     """Rollout workers as one role."""
 
-    def __init__(self, workers: list[Any], deadline: float) -> None:
-        self.workers, self.deadline = workers, deadline
+    def __init__(self, group: Group, deadlines: Deadlines) -> None:
+        self.group, self.deadlines = group, deadlines
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> RayRef[Rollouts]:
         starts = range(0, len(prompts), request.shard_size)
         shards = [prompts.take(np.arange(i, min(i + request.shard_size, len(prompts)))) for i in starts]
-        parts = [self.workers[i % len(self.workers)].generate.remote(shard, request) for i, shard in enumerate(shards)]
-        return RayRef(parts, "rollout: generate", self.deadline, Rollouts.concatenate)
+        calls = [self.group.share(i, "generate", shard, request) for i, shard in enumerate(shards)]
+        return self.group.ref(calls, "rollout: generate", self.deadlines.generate, Rollouts.concatenate)
 
     def load(self, folder: Path, version: int) -> RayRef[None]:
-        parts = [worker.load.remote(folder, version) for worker in self.workers]
-        return RayRef(parts, f"rollout: load {folder}", self.deadline)
+        calls = self.group.load("load", folder, version)
+        return self.group.ref(calls, f"rollout: load {folder}", self.deadlines.load)
 
     def sync(self, weights: Ref[Any], version: int) -> RayRef[None]:
-        (shared,) = parts_of(weights)
-        parts = [worker.update.remote(shared, version) for worker in self.workers]
-        return RayRef(parts, f"rollout: weights of version {version}", self.deadline)
+        (shared,) = calls_of(weights)
+        calls = self.group.load("update", shared, version)
+        return self.group.ref(calls, f"rollout: weights of version {version}", self.deadlines.sync)
 
     def logprobs(self, rollouts: Rollouts) -> RayRef[Ragged]:
-        parts = [worker.logprobs.remote(rollouts) for worker in self.workers]
-        return RayRef(parts, "rollout: log-probabilities", self.deadline, Ragged.concatenate)
+        calls = self.group.each("logprobs", rollouts)
+        return self.group.ref(calls, "rollout: log-probabilities", self.deadlines.sync, Ragged.concatenate)

@@ -8,9 +8,12 @@ from typing import Any
 import ray
 import torch
 
+from actors.group import Group
+from actors.heart import Heart, does
 from actors.plan import Bundle
-from actors.refs import RayRef, parts_of
+from actors.refs import RayRef, calls_of
 from pit_ray.config import Config
+from pit_ray.config.actors import Deadlines
 from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
 from pit_ray.recorder import RolloutRecorder
@@ -25,6 +28,7 @@ class ScorerActor:
 
     def __init__(self, bundle: Bundle, config: Config) -> None:
         self.name, self.config = bundle.name, config
+        self.heart = Heart(self.name)
         self.dtype = torch_dtype(config.model.dtype)
         self.device = torch.device("cuda" if config.actors.scorer.gpus else "cpu")
         torch.set_num_threads(config.actors.scorer.threads)
@@ -32,20 +36,25 @@ class ScorerActor:
     def __repr__(self) -> str:
         return self.name
 
-    def ready(self) -> None:
-        """Returns once the process stands."""
+    def ready(self) -> str:
+        """The id of its node, once the process stands."""
+        return ray.get_runtime_context().get_node_id()
 
+    @does
     def load_reward(self, folder: Path, kind: ScoreKind, eos: int) -> None:
         budget, trust = self.config.actors.scorer.batch_tokens, self.config.model.trust_remote_code
         self.reward = RewardModel(folder, kind, eos, self.dtype, self.device, budget, trust)
 
+    @does
     def load_reference(self, folder: Path) -> None:
         budget, trust = self.config.actors.scorer.batch_tokens, self.config.model.trust_remote_code
         self.reference = ReferencePolicy(folder, self.dtype, self.device, budget, trust)
 
+    @does
     def score(self, rollouts: Rollouts) -> Scores:
         return self.reward.score(rollouts)
 
+    @does
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         return self.reference.logprobs(rollouts)
 
@@ -53,31 +62,31 @@ class ScorerActor:
 class RayScorer:
     """Scorer actors as one role; shard i goes to actor i modulo their number."""
 
-    def __init__(self, workers: list[Any], deadline: float) -> None:
-        self.workers, self.deadline = workers, deadline
+    def __init__(self, group: Group, deadlines: Deadlines) -> None:
+        self.group, self.deadlines = group, deadlines
 
     def load(self, folder: Path, kind: ScoreKind, eos: int) -> RayRef[None]:
-        parts = [worker.load_reward.remote(folder, kind, eos) for worker in self.workers]
-        return RayRef(parts, f"reward: load {folder}", self.deadline)
+        calls = self.group.load("load_reward", folder, kind, eos)
+        return self.group.ref(calls, f"reward: load {folder}", self.deadlines.load)
 
     def score(self, rollouts: Ref[Rollouts]) -> RayRef[Scores]:
-        parts = [self._of(i).score.remote(shard) for i, shard in enumerate(parts_of(rollouts))]
-        return RayRef(parts, "reward: score", self.deadline, Scores.concatenate)
-
-    def _of(self, shard: int) -> Any:
-        return self.workers[shard % len(self.workers)]
+        calls = [self.group.share(i, "score", shard) for i, shard in enumerate(calls_of(rollouts))]
+        return self.group.ref(calls, "reward: score", self.deadlines.score, Scores.concatenate)
 
 
-class RayReferenceScorer(RayScorer):
-    """Reference-policy actors as one role."""
+class RayReferenceScorer:
+    """Reference-policy actors as one role, shared out likewise."""
 
-    def load(self, folder: Path) -> RayRef[None]:  # type: ignore[override]
-        parts = [worker.load_reference.remote(folder) for worker in self.workers]
-        return RayRef(parts, f"reference: load {folder}", self.deadline)
+    def __init__(self, group: Group, deadlines: Deadlines) -> None:
+        self.group, self.deadlines = group, deadlines
+
+    def load(self, folder: Path) -> RayRef[None]:
+        calls = self.group.load("load_reference", folder)
+        return self.group.ref(calls, f"reference: load {folder}", self.deadlines.load)
 
     def logprobs(self, rollouts: Ref[Rollouts]) -> RayRef[Ragged]:
-        parts = [self._of(i).logprobs.remote(shard) for i, shard in enumerate(parts_of(rollouts))]
-        return RayRef(parts, "reference: logprobs", self.deadline, Ragged.concatenate)
+        calls = [self.group.share(i, "logprobs", shard) for i, shard in enumerate(calls_of(rollouts))]
+        return self.group.ref(calls, "reference: logprobs", self.deadlines.score, Ragged.concatenate)
 
 
 @ray.remote
@@ -86,14 +95,17 @@ class RecorderActor:
 
     def __init__(self, bundle: Bundle, renderer: Path, source: str) -> None:
         self.name = bundle.name
+        self.heart = Heart(self.name)
         self.recorder = RolloutRecorder(renderer, source)
 
     def __repr__(self) -> str:
         return self.name
 
-    def ready(self) -> None:
-        """Returns once the process stands."""
+    def ready(self) -> str:
+        """The id of its node, once the process stands."""
+        return ray.get_runtime_context().get_node_id()
 
+    @does
     def record(self, path: Path | None, *shards_and_scores: Any) -> Metrics:
         half = len(shards_and_scores) // 2
         rollouts, scores = shards_and_scores[:half], shards_and_scores[half:]
@@ -103,9 +115,9 @@ class RecorderActor:
 class RayRecorder:
     """The recorder actor as a role."""
 
-    def __init__(self, worker: Any, deadline: float) -> None:
-        self.worker, self.deadline = worker, deadline
+    def __init__(self, group: Group, deadlines: Deadlines) -> None:
+        self.group, self.deadlines = group, deadlines
 
     def record(self, path: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> RayRef[Metrics]:
-        part = self.worker.record.remote(path, *parts_of(rollouts), *parts_of(scores))
-        return RayRef([part], "recorder: record", self.deadline, lambda parts: merge(list(parts)))
+        call = self.group.share(0, "record", path, *calls_of(rollouts), *calls_of(scores))
+        return self.group.ref([call], "recorder: record", self.deadlines.save, lambda parts: merge(list(parts)))

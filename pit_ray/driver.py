@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pit_ray.config import Config
+from pit_ray.errors import GroupLost
 from pit_ray.evaluate.comparisons import Comparison, delta_table, headlines
 from pit_ray.evaluate.report import write_report
 from pit_ray.interrupts import Interrupts
@@ -25,14 +26,18 @@ from pit_ray.tracking import Tracker, visible
 SAMPLES_SHOWN = 3
 
 
-def train(config: Config, deploy: Callable[[RunFolder], Deployment]) -> None:
-    """Runs PIT from wherever the run folder stands to the report. `deploy` says who plays the roles."""
+Deploy = Callable[[RunFolder, Callable[[str], None]], Deployment]
+"""Who plays the roles of a run, given its folder and what to tell the user with."""
+
+
+def train(config: Config, deploy: Deploy) -> None:
+    """Runs PIT from wherever the run folder stands to the report."""
     folder = RunFolder(config.run)
     resumed = folder.open(config)
     with Interrupts() as interrupts, Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
         if resumed:
             tracker.note(f"resuming {folder.path}")
-        deployment = deploy(folder)
+        deployment = deploy(folder, tracker.note)
         try:
             context = RunContext(config, folder, deployment, tracker, interrupts)
             for stage in STAGES:
@@ -51,13 +56,24 @@ def run_stage(context: RunContext, stage: Stage) -> None:
     if not missing:
         return
     started = time.monotonic()
-    stage.run(context)
+    run_to_end(context, stage)
     for name in missing:
         if context.folder.seconds(name) is None:
             # What stands in a group and did not finish itself had nothing to do.
             seconds = time.monotonic() - started if len(stage.names) == 1 else 0.0
             context.folder.finish(name, seconds)
             context.tracker.end(name, seconds)
+
+
+def run_to_end(context: RunContext, stage: Stage) -> None:
+    """Runs a stage; where processes that only work together were lost, again from its last checkpoint with new ones."""
+    while True:
+        try:
+            return stage.run(context)
+        except GroupLost as lost:
+            context.interrupts.release()
+            context.deployment.recover(lost)
+            context.tracker.note(f"{', '.join(stage.names)}: goes on from the last checkpoint")
 
 
 def complete_summary(folder: RunFolder) -> dict:

@@ -41,6 +41,10 @@ class InfraError(PitRayError):
     """A process, machine or engine failed; the message names it and the last thing it did."""
 
 
+class GroupLost(InfraError):
+    """Processes died that only work together: the stage must go on from its last checkpoint, with new ones."""
+
+
 def short(value: object, longest: int = LONGEST) -> str:
     """The beginning of a name or value that came from outside, which may be of any length."""
     text = str(value)

@@ -12,6 +12,7 @@ import torch
 
 from pit_ray.config import Config
 from pit_ray.data.randomness import derive_seed
+from pit_ray.errors import GroupLost
 from pit_ray.learn.batches import collate
 from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.supervised import fit
@@ -171,6 +172,9 @@ class InProcess:
 
     def recorder(self) -> InlineRecorder:
         return self._once("recorder", lambda: InlineRecorder(self.renderer, self.config.data.source))
+
+    def recover(self, lost: GroupLost) -> None:
+        raise lost
 
     def close(self) -> None:
         self.kept.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from pit_ray.config import Config
 from pit_ray.config.tree import Tracking
+from pit_ray.driver import Deploy
 from pit_ray.errors import ConfigError, DataError, TrainingError
 from pit_ray.metrics import Metrics
 from pit_ray.records import Ragged, Rollouts, Scores
@@ -28,7 +28,7 @@ from pit_ray.tracking import Tracker, read_metrics
 STAGES = ("ppo_policy", "ppo_improver")
 
 
-def replay(config: Config, run: RunFolder, stage: str, step: int, deploy: Callable[[RunFolder], Deployment]) -> bool:
+def replay(config: Config, run: RunFolder, stage: str, step: int, deploy: Deploy) -> bool:
     """Goes on from the last checkpoint at or before the step (from the stage's start where none is kept) to its end,
     every draw as in the run; a step that stopped the run is given the batch that was saved. True when the cause and
     all metrics but times are those of the record.
@@ -40,7 +40,7 @@ def replay(config: Config, run: RunFolder, stage: str, step: int, deploy: Callab
     recorded, batch = _record(run, stage, step)
     with tempfile.TemporaryDirectory(prefix=f".{run.path.name}-replay-", dir=run.path.parent) as scratch:
         copy = _beside(run, Path(scratch), stage, step)
-        deployment = deploy(copy)
+        deployment = deploy(copy, Console().print)
         handed = cast(Deployment, _Handed(deployment, batch)) if batch else deployment
         try:
             with _UpTo(step, copy.path) as tracker:

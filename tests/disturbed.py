@@ -33,17 +33,17 @@ TITLES = {
 class Disturbed:
     """`pit-ray train RECIPE run=RUN`, started as often as it takes."""
 
-    def __init__(self, recipe: Path, run: Path) -> None:
-        self.recipe, self.run = recipe, run
+    def __init__(self, recipe: Path, run: Path, *overrides: str, address: str = "127.0.0.1:1") -> None:
+        """`address`: what RAY_ADDRESS says. By default nobody listens there, and a local run must not try to join."""
+        self.recipe, self.run, self.overrides, self.address = recipe, run, overrides, address
         self.said = ""
         """What the command has printed since it was last started; complete once it has ended."""
         self._roles: dict[psutil.Process, str] = {}
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "actors.cli", "train", str(self.recipe), f"run={self.run}"]
+        command = [sys.executable, "-m", "actors.cli", "train", str(self.recipe), f"run={self.run}", *self.overrides]
         self._log = self.run.with_name(f"{self.run.name}.log")
-        # An address that nobody listens at: a local run must not try to join it.
-        environment = os.environ | {"WANDB_MODE": "offline", "RAY_ADDRESS": "127.0.0.1:1", "COLUMNS": "200"}
+        environment = os.environ | {"WANDB_MODE": "offline", "RAY_ADDRESS": self.address, "COLUMNS": "200"}
         with self._log.open("wb") as log:
             self.driver = psutil.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

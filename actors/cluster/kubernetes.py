@@ -44,7 +44,8 @@ def _list(items: dict[str, Any], least: int = 0) -> dict[str, Any]:
     return {"type": "array", "items": items, "minItems": least}
 
 
-QUANTITIES = {"type": "object", "additionalProperties": {"type": ["string", "integer"], "pattern": r"^[0-9.]+[A-Za-z]*$"}}
+QUANTITY = {"type": ["string", "integer"], "pattern": r"^[0-9.]+[A-Za-z]*$"}
+QUANTITIES = {"type": "object", "additionalProperties": QUANTITY}
 CONTAINER = _object(
     "name image resources", name=TEXT, image=TEXT, imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
     command=_list(TEXT), args=_list(TEXT), env=_list(_object("name", name=TEXT, value=TEXT, valueFrom=ANY)),
@@ -90,11 +91,10 @@ JOB = _object(
     entrypointResources=TEXT, metadata=TEXTS, submitterPodTemplate=POD, submitterConfig=ANY, managedBy=TEXT,
     clusterSelector=TEXTS, deletionStrategy=ANY,
 )  # fmt: skip
+NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": LARGEST_NAME}
 FILE = _object(
     "apiVersion kind metadata spec", apiVersion={"const": "ray.io/v1"}, kind={"enum": list(KINDS)},
-    metadata=_object("name", name={"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": LARGEST_NAME},
-                     namespace=TEXT, labels=TEXTS, annotations=TEXTS),
-    spec=ANY,
+    metadata=_object("name", name=NAME, namespace=TEXT, labels=TEXTS, annotations=TEXTS), spec=ANY,
 )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def _rules(document: Document) -> Iterator[str]:
         yield f"{document.at(*place, 'authOptions')}: give mode: token; else whoever reaches the cluster may run code"
     if spec.get("rayVersion") != ray.__version__:
         yield f"{document.at(*place, 'rayVersion')}: give {ray.__version__}, which the lock has"
-    groups = [(("headGroupSpec",), spec["headGroupSpec"])]
+    groups: list[tuple[tuple[str | int, ...], Any]] = [(("headGroupSpec",), spec["headGroupSpec"])]
     groups += [(("workerGroupSpecs", i), group) for i, group in enumerate(spec.get("workerGroupSpecs", ()))]
     for keys, group in groups:
         yield from _pod_rules(document, (*place, *keys), group)

@@ -188,7 +188,7 @@ def _start_commands(document: Document) -> Iterator[str]:
             yield f"{document.at(key)}: give the commands that start Ray; Ray's own default starts it without a token"
             continue
         if not re.search(r"RAY_AUTH_MODE=token", joined):
-            yield f"{document.at(key)}: export RAY_AUTH_MODE=token before ray start; else whoever reaches it may run code"
+            yield f"{document.at(key)}: export RAY_AUTH_MODE=token before ray start; else who reaches it may run code"
         open_to_all = re.search(r"--dashboard-host[= ](0\.0\.0\.0|::)", joined)
         if open_to_all:
             yield f"{document.at(key)}: {open_to_all[0]} opens the dashboard to the network; it belongs on 127.0.0.1"

@@ -60,6 +60,37 @@ class LearnerActors(Section):
     """How often a supervised stage is restarted from its checkpoint after a worker died."""
 
 
+class Deadlines(Section):
+    """Seconds that a part of a step may take. What takes longer ends the run, with the place where every actor
+    stood."""
+
+    start: PositiveFloat = 1200.0
+    """Processes and engines, until all answer."""
+    load: PositiveFloat = 1200.0
+    """A model from its folder into engines, scorers, learners."""
+    generate: PositiveFloat = 1800.0
+    """The responses of a step, or of the evaluation."""
+    score: PositiveFloat = 1800.0
+    """Rewards, or log-probabilities of the reference policy."""
+    learn: PositiveFloat = 1800.0
+    """The update of a step."""
+    sync: PositiveFloat = 300.0
+    """Weights into the engines, and the comparison afterwards."""
+    save: PositiveFloat = 1800.0
+    """A checkpoint, a model, a step's record."""
+
+
+class Faults(Section):
+    """What a run puts up with before it stops."""
+
+    infrastructure: int = Field(10, ge=0)
+    """Deaths of actors, by whatever cause, that a run recovers from."""
+    recovery_deadline: PositiveFloat = 1800.0
+    """Seconds to wait for room for an actor that is to be replaced, for instance until a lost node is back."""
+    silence: PositiveFloat = 120.0
+    """Seconds without a sign of life after which an actor is ended and replaced."""
+
+
 class Actors(Section):
     """What stands where. Local mode, one node and a cluster differ only here."""
 
@@ -69,8 +100,8 @@ class Actors(Section):
     """Ray to use. auto: the cluster this job was submitted to, else a fresh local one; local: always a fresh one."""
     placement_deadline: PositiveFloat = 60.0
     """Seconds to wait for the resources of the plan before giving up with the shortfall."""
-    call_deadline: PositiveFloat = 1800.0
-    """Seconds that any single call to an actor may take."""
+    deadlines: Deadlines = Deadlines()
+    faults: Faults = Faults()
     rollout: RolloutActors = RolloutActors()
     scorer: ScorerActors = ScorerActors()
     learner: LearnerActors = LearnerActors()

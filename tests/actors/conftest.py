@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
-from actors.compose import start_ray
+from actors.group import Group, Worker
+from actors.plan import Bundle
+from actors.ray_session import start_ray
+from actors.supervisor import Supervisor
 from pit_ray.config import Config
+from pit_ray.config.actors import Faults
 from pit_ray.config.load import parse_config
 from pit_ray.config.tree import FromScratch
 from pit_ray.data.templates import Renderer
@@ -83,6 +89,16 @@ def local_ray(config: Config) -> Iterator[None]:
     start_ray(config)
     yield
     ray.shutdown()
+
+
+def supervised(role: str, create: Callable[[Bundle], Any], count: int) -> Group:
+    """Actors of a role that nobody replaces."""
+    supervisor = Supervisor(Faults(infrastructure=0), "", Path("stacks.txt"), print, lambda: None)
+    bundles = [Bundle(role, i, 0.5, 0.0) for i in range(count)]
+    supervisor.groups[role] = Group([Worker(b, partial(create, b)) for b in bundles], supervisor)
+    supervisor.groups.setdefault("learner", Group([], supervisor))
+    supervisor.settle(supervisor.groups[role].workers)
+    return supervisor.groups[role]
 
 
 @pytest.fixture(scope="session")

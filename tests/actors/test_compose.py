@@ -12,8 +12,9 @@ import pytest
 import ray
 
 from actors.cli import main
-from actors.compose import check, check_machines, deploy, describe, train
+from actors.compose import check, deploy, describe, train
 from actors.placement import machine_resources
+from actors.ray_session import check_machines
 from pit_ray.config import Config, load_config
 from pit_ray.data.worlds import base_folder
 from pit_ray.errors import ConfigError, DataError, PitRayError
@@ -189,5 +190,5 @@ def test_what_cannot_be_a_path_is_refused_by_its_key(tmp_path: Path, name: str) 
 
 
 def test_ray_is_not_started_until_an_actor_is_needed(tmp_path: Path) -> None:
-    deploy(quickstart(tmp_path), RunFolder(tmp_path)).close()
+    deploy(quickstart(tmp_path), RunFolder(tmp_path), print).close()
     assert not ray.is_initialized()

@@ -16,9 +16,8 @@ import ray
 import torch
 
 from actors.learner import LearnerActor, RayLearner, learner_environment
-from actors.plan import Bundle
 from pit_ray.config import Config
-from pit_ray.config.actors import LearnerActors
+from pit_ray.config.actors import Deadlines, LearnerActors
 from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds.notes import Notes
@@ -32,6 +31,7 @@ from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import load_causal, load_scalar
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec, Resolved
+from tests.actors.conftest import supervised
 
 pytestmark = pytest.mark.slow
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -185,20 +185,15 @@ def test_zero_and_ranks_change_nothing(
 ) -> None:
     section = LearnerActors(ranks=ranks, zero_stage=zero, cpus=0.5, threads=1)  # type: ignore[arg-type]
     environment = {"env_vars": learner_environment(section)}
-    actors = [
-        LearnerActor.options(num_cpus=0.5, runtime_env=environment).remote(  # type: ignore[attr-defined]
-            Bundle("learner", rank, 0.5, 0.0), section
-        )
-        for rank in range(ranks)
-    ]
-    host, port = ray.get(actors[0].address.remote())
-    ray.get([actor.join.remote(host, port) for actor in actors], timeout=300)
+    kind_of = LearnerActor.options(num_cpus=0.5, runtime_env=environment)  # type: ignore[attr-defined]
+    group = supervised("learner", lambda bundle: kind_of.remote(bundle, section), ranks)
+    learner, actors = RayLearner(group, Deadlines()), [worker.handle for worker in group.workers]
+    learner.join()
     for kind in KINDS:
         # One micro-batch of ordinary models in one process; here small ones, of models made with dropout.
         expected = one_step(TorchEngine, kind, once(folders, 10**6), batch, pairs, renderer.bridge)
         found = on_ranks(actors, zero, kind, once(dropping, 300), batch, pairs, renderer.bridge)
         check_same_step(expected, found)
-    learner = RayLearner(actors, deadline=300)
     check_equal(train(TorchLearner(), spec(folders), batch), train(learner, spec(folders), batch))
     learner.save(tmp_path / "state").result()
     learner.write_model(tmp_path / "model").result()

@@ -31,7 +31,7 @@ def before(stage: str, undisturbed: Path, run: Path) -> None:
 
 def test_driver_learner_rank_and_rollout_actor(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     before("ppo_policy", undisturbed, tmp_path / "run")
-    run = Disturbed(recipe, tmp_path / "run")
+    run = Disturbed(recipe, tmp_path / "run", "actors.faults.infrastructure=0")
     run.start()
     run.wait_for("ppo_policy   policy      1/")
     old = {*run.recorded(), *run.victims("learner"), *run.victims("rollout")}
@@ -55,6 +55,23 @@ def test_driver_learner_rank_and_rollout_actor(recipe: Path, undisturbed: Path, 
 
     run.start()
     assert run.end() == 0, run.said[-4000:]
+    assert differences(run.run, undisturbed) == []
+
+
+def test_a_run_mends_itself(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    before("ppo_policy", undisturbed, tmp_path / "run")
+    run = Disturbed(recipe, tmp_path / "run")
+    run.start()
+    run.wait_for("ppo_policy   policy      1/")
+    run.victims("rollout")[0].kill()
+    run.wait_for("replaced rollout/")
+    run.wait_for("ppo_improver annotated   1/")
+    run.victims("learner")[-1].kill()
+    run.wait_for("ppo_improver: goes on from the last checkpoint")
+    run.wait_for("ppo_improver on_policy   4/")
+    run.victims("reward")[0].kill()
+    assert run.end() == 0, run.said[-4000:]
+    assert "replaced reward/0 in " in run.said
     assert differences(run.run, undisturbed) == []
 
 

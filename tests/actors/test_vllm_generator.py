@@ -12,11 +12,13 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
+from actors.group import Group
 from actors.plan import Bundle
 from actors.rollout import RayRolloutPool, RolloutActor
 from actors.weights import engine_environment
 from pit_ray.canary import canary
 from pit_ray.config import Config
+from pit_ray.config.actors import Deadlines
 from pit_ray.config.training import Phase, Ppo
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds.notes import Notes
@@ -25,6 +27,7 @@ from pit_ray.in_process import TorchLearner
 from pit_ray.records import Prompts, Rollouts
 from pit_ray.roles import GenerateRequest, LearnerSpec, Resolved
 from pit_ray.scoring import ReferencePolicy
+from tests.actors.conftest import supervised
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -34,16 +37,15 @@ CPU = torch.device("cpu")
 def pool(local_ray: None, config: Config, folders: dict[str, Path], renderer: Renderer) -> Iterator[RayRolloutPool]:
     """Two workers with one engine each."""
     environment = {"env_vars": engine_environment(config.actors.rollout)}
-    workers: list[Any] = [
-        RolloutActor.options(num_cpus=0.5, runtime_env=environment).remote(
-            Bundle("rollout", i, 0.5, 0.0), folders["policy"], config, renderer.eos, 200
-        )
-        for i in range(2)
-    ]
-    ray.get([worker.ready.remote() for worker in workers], timeout=300)
-    yield RayRolloutPool(workers, deadline=300)
-    for worker in workers:
-        ray.kill(worker)
+
+    def create(bundle: Bundle) -> Any:
+        kind = RolloutActor.options(num_cpus=0.5, runtime_env=environment)
+        return kind.remote(bundle, folders["policy"], config, renderer.eos, 200)
+
+    group = supervised("rollout", create, 2)
+    yield RayRolloutPool(group, Deadlines())
+    for worker in group.workers:
+        ray.kill(worker.handle)
 
 
 def request(temperature: float = 1.0, seed: int = 5, shard: int = 12) -> GenerateRequest:
@@ -130,7 +132,7 @@ def test_workers_agree_with_the_learner_after_a_sync(
 
 
 def test_a_worker_that_a_sync_passed_over_is_named(pool: RayRolloutPool, ahead: TorchLearner, asked: Rollouts) -> None:
-    ray.get(pool.workers[0].update.remote(new_weights(ahead), 1))
+    ray.get(pool.group.workers[0].handle.update.remote(new_weights(ahead), 1))
     with pytest.raises(TrainingError, match=r"rollout/1 .* version 1: .* differ by up to .*stale weights"):
         difference(ahead, pool, asked, 1)
 
@@ -138,7 +140,8 @@ def test_a_worker_that_a_sync_passed_over_is_named(pool: RayRolloutPool, ahead: 
 def test_a_worker_that_took_over_a_part_is_named(pool: RayRolloutPool, ahead: TorchLearner, asked: Rollouts) -> None:
     weights, name = new_weights(ahead), "model.layers.1.mlp.down_proj.weight"
     old = dict(AutoModelForCausalLM.from_pretrained(ahead.learner.spec.policy).named_parameters())[name].detach()
-    ray.get([pool.workers[0].update.remote(weights, 1), pool.workers[1].update.remote(weights | {name: old}, 1)])
+    first, second = (worker.handle for worker in pool.group.workers)
+    ray.get([first.update.remote(weights, 1), second.update.remote(weights | {name: old}, 1)])
     with pytest.raises(TrainingError, match=r"rollout/1 .* version 1: .*partial sync"):
         difference(ahead, pool, asked, 1)
 
@@ -161,7 +164,8 @@ def test_rollouts_depend_on_requests_and_not_on_who_serves_them(
 ) -> None:
     pool.load(folders["policy"], 0).result()
     two = pool.generate(prompts, request()).result()
-    one = RayRolloutPool(pool.workers[:1], deadline=300).generate(prompts, request()).result()
+    alone = Group(pool.group.workers[:1], pool.group.supervisor)
+    one = RayRolloutPool(alone, Deadlines()).generate(prompts, request()).result()
     assert np.array_equal(two.response.values, one.response.values)
     assert np.array_equal(two.logprobs.values, one.logprobs.values)
     other = pool.generate(prompts, request(seed=6)).result()

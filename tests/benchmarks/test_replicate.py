@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def train(run: Run) -> None:
         recipe, *overrides = run.arguments()
         config = load_config(recipe, overrides)
-        driver.train(config, lambda run_folder: deploy(config, run_folder))
+        driver.train(config, lambda run_folder, note: deploy(config, run_folder, note))
 
     replicate(Plan.read(plan_file(folder)), folder / "results", train)
     return folder

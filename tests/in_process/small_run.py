@@ -64,10 +64,10 @@ def config_for(run: Path, **changes: Any) -> Config:
     return Config.model_validate(plain | changes)
 
 
-def deployment(config: Config, kind: type[InProcess] = InProcess, **options: Any) -> Callable[[RunFolder], InProcess]:
+def deployment(config: Config, kind: type[InProcess] = InProcess, **options: Any) -> Callable[..., InProcess]:
     """What the driver is given to deploy the roles of a run folder."""
 
-    def deploy(folder: RunFolder) -> InProcess:
+    def deploy(folder: RunFolder, note: Callable[[str], None] = print) -> InProcess:
         data = folder.stage("data")
         return kind(
             config,

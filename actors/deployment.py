@@ -1,0 +1,125 @@
+"""Ray actors in every role: placed by the plan, started together on first use, kept until the end, and replaced where
+they die."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+
+from actors.group import Group, Worker
+from actors.learner import LearnerActor, RayLearner, learner_environment
+from actors.placement import options, reserve
+from actors.plan import plan_actors, shortfall
+from actors.ray_session import namespace, start_ray
+from actors.refs import TaskRef
+from actors.rollout import RayRolloutPool, RolloutActor
+from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
+from actors.supervisor import Supervisor
+from actors.train_jobs import run_jobs
+from actors.weights import engine_environment
+from pit_ray.config import Config
+from pit_ray.errors import GroupLost
+from pit_ray.roles import FitJob
+from pit_ray.run_folder import RunFolder
+
+ROLES = ("rollout", "learner", "reward", "reference", "recorder")
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """What an engine starts with; known once the stage `data` is done."""
+
+    base: Callable[[], Path]
+    eos: Callable[[], int]
+    longest: int
+    """Tokens of the longest sequence."""
+
+
+class RayDeployment:
+    """Who plays the roles on Ray; Ray itself starts when first needed, so that what is wrong with the data is said
+    before."""
+
+    def __init__(
+        self, config: Config, folder: RunFolder, model: EngineModel, renderer: Path, note: Callable[[str], None]
+    ) -> None:
+        self.config, self.folder, self.model, self.renderer, self.note = config, folder, model, renderer, note
+        self.plan = plan_actors(config)
+        self.deadlines = config.actors.deadlines
+        self.supervisor = Supervisor(
+            config.actors.faults,
+            namespace(config),
+            folder.path / "stacks.txt",
+            note,
+            lambda: shortfall(self.plan, ray.cluster_resources()),
+        )
+
+    def fit(self, jobs: Sequence[FitJob]) -> TaskRef[None]:
+        start_ray(self.config)
+        part = run_jobs.remote(self.config, jobs, self.folder.path / "ray_train")
+        return TaskRef(part, f"training {', '.join(job.stage for job in jobs)}")
+
+    def rollout(self) -> RayRolloutPool:
+        return RayRolloutPool(self._group("rollout"), self.deadlines)
+
+    def reward(self) -> RayScorer:
+        return RayScorer(self._group("reward"), self.deadlines)
+
+    def reference(self) -> RayReferenceScorer:
+        return RayReferenceScorer(self._group("reference"), self.deadlines)
+
+    def learner(self) -> RayLearner:
+        return RayLearner(self._group("learner"), self.deadlines)
+
+    def recorder(self) -> RayRecorder:
+        return RayRecorder(self._group("recorder"), self.deadlines)
+
+    def recover(self, lost: GroupLost) -> None:
+        """New learners in place of all, since those that live wait for the dead for ever."""
+        group = self._group("learner")
+        self.supervisor.replace(group.workers)
+        RayLearner(group, self.deadlines).join()
+
+    def close(self) -> None:
+        """Ends the actors and leaves Ray; a local Ray ends with it."""
+        for group in self.supervisor.groups.values():
+            for worker in group.workers:
+                ray.kill(worker.handle)
+        ray.shutdown()
+
+    def _group(self, role: str) -> Group:
+        if not self.supervisor.groups:
+            self._start()
+        return self.supervisor.groups[role]
+
+    def _start(self) -> None:
+        """All actors at once, so that their slow imports and engines overlap."""
+        start_ray(self.config)
+        room = reserve(self.plan, self.config.actors.placement_deadline)
+        groups = {role: Group([self._worker(room, i) for i in self.plan.of(role)], self.supervisor) for role in ROLES}
+        self.supervisor.groups = groups
+        self.supervisor.settle([worker for group in groups.values() for worker in group.workers])
+        RayLearner(groups["learner"], self.deadlines).join()
+
+    def _worker(self, room: PlacementGroup, index: int) -> Worker:
+        bundle = self.plan.bundles[index]
+        kind, environment, args = self._actor(bundle.role)
+        chosen = options(self.plan, room, index, environment)
+        return Worker(bundle, lambda: kind.options(**chosen).remote(bundle, *args))
+
+    def _actor(self, role: str) -> tuple[Any, dict[str, str], tuple[Any, ...]]:
+        """The class of a role's actors, their environment, and what they are made with beside their bundle."""
+        actors, config = self.config.actors, self.config
+        scorer_env = {"OMP_NUM_THREADS": str(actors.scorer.threads), "TOKENIZERS_PARALLELISM": "false"}
+        if role == "rollout":
+            start = (self.model.base(), config, self.model.eos(), self.model.longest)
+            return RolloutActor, engine_environment(actors.rollout), start
+        if role == "learner":
+            return LearnerActor, learner_environment(actors.learner), (actors.learner,)
+        if role == "recorder":
+            return RecorderActor, scorer_env, (self.renderer, config.data.source)
+        return ScorerActor, scorer_env, (config,)

@@ -1,0 +1,88 @@
+"""The actors of one role: places in the plan, and whoever stands on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+
+from actors.plan import Bundle
+from actors.refs import Call, RayRef, first
+
+if TYPE_CHECKING:
+    from actors.supervisor import Supervisor
+
+T = TypeVar("T")
+
+NAME_SECONDS = 60.0
+"""How long a dead actor's name may stay taken."""
+
+
+@dataclass
+class Worker:
+    """A place in the plan. The actor on it may be replaced by another, which is then told what the first had loaded."""
+
+    bundle: Bundle
+    create: Callable[[], Any]
+    """Makes an actor on this place and returns its handle at once."""
+    handle: Any = field(init=False)
+    node: str | None = None
+    """The id of the node it stands on, once it has answered."""
+    generation: int = 0
+    """How often the actor was replaced."""
+    loaded: tuple[str, tuple[Any, ...]] | None = None
+    """The call that gave the actor what it works with: a model, weights."""
+
+    def __post_init__(self) -> None:
+        self.handle = self.create()
+
+    def replace(self) -> None:
+        """Puts a new actor on the place of one that died, or is to die."""
+        ray.kill(self.handle, no_restart=True)
+        freed = time.monotonic() + NAME_SECONDS
+        while True:
+            try:
+                self.handle = self.create()
+                break
+            except ValueError:  # Ray gives the name away once it has noted the death
+                if time.monotonic() > freed:
+                    raise
+                time.sleep(0.1)
+        self.generation += 1
+        self.node = None
+
+    def reload(self) -> Any:
+        """Tells a new actor what the one before had loaded; the answer in the making, None where it had nothing."""
+        if self.loaded is None:
+            return None
+        method, args = self.loaded
+        return getattr(self.handle, method).remote(*(arg.ref if isinstance(arg, Call) else arg for arg in args))
+
+
+class Group:
+    """The workers of a role."""
+
+    def __init__(self, workers: Sequence[Worker], supervisor: Supervisor) -> None:
+        self.workers, self.supervisor = list(workers), supervisor
+
+    def share(self, shard: int, method: str, *args: Any) -> Call:
+        """A call of the worker whose turn it is at this shard; which one it is decides nothing but the time."""
+        return Call(self.workers[shard % len(self.workers)], method, args)
+
+    def each(self, method: str, *args: Any) -> list[Call]:
+        """The same call of every worker."""
+        return [Call(worker, method, args) for worker in self.workers]
+
+    def load(self, method: str, *args: Any) -> list[Call]:
+        """The same call of every worker, which those that come to stand in their places will be told too."""
+        for worker in self.workers:
+            worker.loaded = (method, args)
+        return self.each(method, *args)
+
+    def ref(
+        self, calls: list[Call], what: str, deadline: float, merge: Callable[[Sequence[Any]], T] = first
+    ) -> RayRef[T]:
+        return RayRef(calls, what, deadline, self.supervisor, merge)

@@ -1,0 +1,74 @@
+"""Ray itself: joining the cluster that a job was submitted to, or starting a fresh one on the loopback interface."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from actors.placement import machine_resources
+from actors.plan import plan_actors, require
+from pit_ray.config import Config
+from pit_ray.errors import ConfigError
+
+TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+"""Ray Train's controller otherwise notices the end of its workers only every two seconds."""
+AUTH_MODES = ("token", "disabled")
+
+
+def namespace(config: Config) -> str:
+    """The names of a run's actors are its own."""
+    return f"pit-ray-{Path(config.run).name}"
+
+
+def check_machines(config: Config) -> None:
+    """ConfigError when this machine lacks what a local Ray would have to give, or a cluster is to be joined without
+    saying whether it wants a token."""
+    if config.actors.deployment != "ray":
+        return
+    if ray_address(config) == "local":
+        require(plan_actors(config), machine_resources(), "this machine")
+    elif os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        raise ConfigError(
+            "RAY_AUTH_MODE is not set, and without it chance decides whether the cluster asks for a token: export "
+            "RAY_AUTH_MODE=token, here and before each ray start (disabled only where nobody else reaches its ports)"
+        )
+
+
+def ray_address(config: Config) -> str:
+    """The Ray to use: local, auto (the one that RAY_ADDRESS names), or an address."""
+    address = config.actors.address
+    return "local" if address == "auto" and not os.environ.get("RAY_ADDRESS") else address
+
+
+def start_ray(config: Config) -> None:
+    """Joins the cluster this job was submitted to, or starts a fresh Ray on the loopback interface."""
+    if ray.is_initialized():
+        return
+    check_machines(config)
+    options: dict[str, Any] = {"namespace": namespace(config), "log_to_driver": False}
+    options["logging_level"] = logging.WARNING
+    address, environment = ray_address(config), dict(TRAIN_ENVIRONMENT)
+    if address == "local":
+        os.environ.pop("RAY_ADDRESS", None)
+        keep_to_loopback()
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+        options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    ray.init(address=address, runtime_env={"env_vars": environment}, **options)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
+
+
+def keep_to_loopback() -> None:
+    """Lets a local Ray listen on the loopback interface alone. Given 127.0.0.1 as its address, Ray replaces it by that
+    of the network and listens everywhere; this switch, which it sets itself on macOS and Windows, keeps it."""
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for Ray's own processes
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read the environment
+    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        # One user, no network: a token would leave a file behind that later commands trip over.
+        os.environ["RAY_AUTH_MODE"] = "disabled"

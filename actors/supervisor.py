@@ -1,0 +1,166 @@
+"""What happens when an actor or a machine fails: workers are replaced in their places, a learner's death sends the
+stage back to its last checkpoint, a call that takes too long ends the run with what every actor was doing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
+
+from actors.group import Group, Worker
+from actors.heart import ask_for_stacks, beats
+from actors.refs import cause_of, translated
+from pit_ray.config.actors import Faults
+from pit_ray.errors import GroupLost, InfraError
+from pit_ray.run_folder import write_text
+
+LOOK_SECONDS = 2.0
+"""How long to look for the death behind another actor's complaint of it."""
+TRY_SECONDS = 20.0
+"""How long a new actor may stay silent before it is asked whether it can start at all."""
+TELL_SECONDS = 30.0
+
+
+class Supervisor:
+    """Keeps the groups of a run alive within its budget of faults."""
+
+    def __init__(
+        self, faults: Faults, namespace: str, stacks: Path, note: Callable[[str], None],
+        shortfall: Callable[[], str | None],
+    ) -> None:  # fmt: skip
+        """`stacks`: the file for where everybody stood when a call took too long; `note` tells the user; `shortfall`
+        says what the cluster lacks for the plan, None where nothing."""
+        self.faults, self.namespace, self.stacks, self.note, self.shortfall = faults, namespace, stacks, note, shortfall
+        self.groups: dict[str, Group] = {}
+        self.spent: list[str] = []
+        """What has failed so far, in words."""
+
+    def recover(self, error: RayError, what: str, parts: Sequence[ray.ObjectRef]) -> None:
+        """Replaces whoever died behind `error`, so that what was lost can be asked for again.
+
+        GroupLost when it was a learner; our own error when an actor raised one; InfraError for any other error of an
+        actor, and when the budget is spent.
+        """
+        death = _death(error, parts)
+        if death is None and not isinstance(cause_of(error), ObjectLostError):
+            raise translated(error, what) from error
+        dead = self._dead(death)
+        if not dead:
+            raise translated(error, what) from error
+        why = str(death or cause_of(error)).strip().splitlines()[-1]
+        self._spend(f"{what}: {', '.join(worker.bundle.name for worker in dead)} died: {why}", error)
+        if any(worker in self.groups["learner"].workers for worker in dead):
+            raise GroupLost(f"{what}: {', '.join(worker.bundle.name for worker in dead)} died: {why}") from error
+        self.replace(dead)
+
+    def replace(self, dead: Sequence[Worker]) -> None:
+        """New actors on these places, started together, with what the old ones had loaded. InfraError when the cluster
+        has no room for them within faults.recovery_deadline."""
+        started = time.monotonic()
+        for worker in dead:
+            worker.replace()
+        self.settle(dead)
+        loading = [reloaded for worker in dead if (reloaded := worker.reload()) is not None]
+        ray.get(loading, timeout=self.faults.recovery_deadline)
+        names = ", ".join(worker.bundle.name for worker in dead)
+        self.note(f"replaced {names} in {time.monotonic() - started:.1f} s")
+
+    def settle(self, workers: Sequence[Worker]) -> None:
+        """Returns once all answer; one that was sent to a dying node is made anew."""
+        started = time.monotonic()
+        for worker in workers:
+            self._until_ready(worker, started)
+
+    def listen(self) -> None:
+        """Ends every worker that has given no sign of life for faults.silence, so that its calls fail and it is
+        replaced; one whose process hangs, or whose machine is cut off, dies in no other way."""
+        last = beats(self.namespace, self._names())
+        for worker in self._workers():
+            beat = last.get(worker.bundle.name)
+            silent = time.time() - beat["time"] if beat else 0.0
+            if silent > self.faults.silence:
+                self.note(f"{worker.bundle.name} has been silent for {silent:.0f} s, and is ended")
+                ray.kill(worker.handle, no_restart=True)
+
+    def expired(self, what: str, seconds: float) -> InfraError:
+        """What to raise when a call has not been answered in time: where every actor stands, as the message says and
+        the file that it names."""
+        stacks = ask_for_stacks(self.namespace, self._names())
+        whole = "\n\n".join(f"{name}\n{told}" for name, told in stacks.items())
+        write_text(self.stacks, whole + "\n")
+        brief = "; ".join(f"{name}: {told.splitlines()[0]}" for name, told in stacks.items())
+        return InfraError(
+            f"{what}: no answer within {seconds:g} s (actors.deadlines). What everybody did: {brief}. "
+            f"Where each thread stood is in {self.stacks}"
+        )
+
+    def _workers(self) -> list[Worker]:
+        return [worker for group in self.groups.values() for worker in group.workers]
+
+    def _names(self) -> list[str]:
+        return [worker.bundle.name for worker in self._workers()]
+
+    def _until_ready(self, worker: Worker, started: float) -> None:
+        """Waits for an actor; one that was sent to a node that is dying is made anew."""
+        told = started
+        while True:
+            answer = worker.handle.ready.remote()
+            while True:
+                try:
+                    worker.node = ray.get(answer, timeout=TRY_SECONDS)
+                    return
+                except GetTimeoutError:
+                    pass  # an engine takes its time; no room takes longer
+                except RayActorError as error:
+                    self._within_deadline(worker, started, error)
+                    worker.replace()
+                    break
+                self._within_deadline(worker, started, None)
+                if time.monotonic() - told > TELL_SECONDS:
+                    told = time.monotonic()
+                    self.note(f"waiting for {worker.bundle.name}: {self.shortfall() or 'it is starting'}")
+
+    def _within_deadline(self, worker: Worker, started: float, error: Exception | None) -> None:
+        waited = time.monotonic() - started
+        if waited > self.faults.recovery_deadline:
+            why = self.shortfall() or (str(error).strip().splitlines()[-1] if error else "it does not answer")
+            raise InfraError(
+                f"{worker.bundle.name} could not be replaced within {waited:.0f} s (actors.faults.recovery_deadline): "
+                f"{why}"
+            )
+
+    def _dead(self, death: RayActorError | None) -> list[Worker]:
+        """The workers that are dead: the one that the error speaks of, and all on nodes that are gone."""
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        named = death.actor_id if death is not None else None
+        return [
+            worker
+            for worker in self._workers()
+            if worker.handle._actor_id.hex() == named or (worker.node is not None and worker.node not in alive)
+        ]
+
+    def _spend(self, fault: str, error: Exception) -> None:
+        self.spent.append(fault)
+        self.note(fault)
+        if len(self.spent) > self.faults.infrastructure:
+            before = "; ".join(self.spent[:-1])
+            raise InfraError(
+                f"{fault}; that is more than actors.faults.infrastructure = {self.faults.infrastructure} allows"
+                + (f" (before: {before})" if before else "")
+            ) from error
+
+
+def _death(error: RayError, parts: Sequence[ray.ObjectRef]) -> RayActorError | None:
+    """Of an actor that a part needed: others complain about it before it is noticed itself."""
+    if isinstance(cause := cause_of(error), RayActorError):
+        return cause
+    for part in parts:
+        try:
+            ray.get(part, timeout=LOOK_SECONDS)
+        except RayError as found:
+            if isinstance(cause := cause_of(found), RayActorError):
+                return cause
+    return None

@@ -1,0 +1,62 @@
+"""A run on three nodes, of which one is taken away and another comes: it ends as the undisturbed run on one did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.state import list_actors
+
+from tests.actors.test_kills import before
+from tests.disturbed import Disturbed, differences
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SPREAD = ("actors.address=auto", "actors.learner.cpus=0.6", "actors.rollout.cpus=0.4", "actors.placement_deadline=120")
+"""On nodes of one CPU each: a learner and a rollout worker on each of two, all others on the third."""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    if ray.is_initialized():
+        ray.shutdown()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    yield nodes
+    nodes.shutdown()
+
+
+def where(cluster: Cluster) -> dict[str, str]:
+    """The node of each living actor of a run."""
+    found = list_actors(address=cluster.address, filters=[("state", "=", "ALIVE")], limit=1000)
+    return {actor.name: actor.node_id for actor in found if "/" in (actor.name or "")}
+
+
+def test_a_node_lost_and_another_come(recipe: Path, undisturbed: Path, tmp_path: Path, cluster: Cluster) -> None:
+    before("ppo_policy", undisturbed, tmp_path / "run")
+    run = Disturbed(recipe, tmp_path / "run", *SPREAD, address=cluster.address)
+    run.start()
+    run.wait_for("ppo_policy   policy      1/")
+    standing = where(cluster)
+    assert standing["learner/0"] != standing["learner/1"]
+    assert standing["rollout/0"] != standing["rollout/1"]
+    head = cluster.head_node.node_id
+    lost = next(node for node in cluster.list_all_nodes() if node.node_id in (
+        standing["learner/0"], standing["learner/1"]) and node.node_id != head)
+    cluster.remove_node(lost, allow_graceful=False)
+    run.wait_for("waiting for ")
+    cluster.add_node(num_cpus=1)
+    assert run.end() == 0, run.said[-4000:]
+    assert "goes on from the last checkpoint" in run.said
+    assert differences(run.run, undisturbed) == []
+    for stage in ("ppo_policy", "ppo_improver"):
+        for step in sorted((run.run / "rollouts" / stage).glob("*.parquet")):
+            uids = pq.read_table(step, columns=["uid"])["uid"].to_pylist()
+            assert len(uids) == len(set(uids)) == 16
