@@ -148,6 +148,19 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
+def status(run: RunFolder) -> None:
+    """Tell where a run stands, what each of its actors is doing and since when, and what has befallen it.
+
+    \b
+    Example:
+      pit-ray status runs/quickstart
+    """
+    from pit_ray.status import describe_status
+
+    typer.echo(describe_status(run))
+
+
+@app.command()
 def replay(
     run: RunFolder,
     step: Annotated[int, typer.Argument(help="A step of the stage, counted from 0.")],

@@ -84,6 +84,9 @@ class RayDeployment:
         self.supervisor.replace(group.workers)
         RayLearner(group, self.deadlines).join()
 
+    def activity(self) -> dict[str, dict[str, Any]]:
+        return self.supervisor.beats()
+
     def close(self) -> None:
         """Ends the actors and leaves Ray; a local Ray ends with it."""
         for group in self.supervisor.groups.values():

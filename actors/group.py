@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import ray
 
 from actors.plan import Bundle
-from actors.refs import Call, RayRef, first
-
-if TYPE_CHECKING:
-    from actors.supervisor import Supervisor
+from actors.refs import Call, RayRef, Rescue, first
 
 T = TypeVar("T")
 
@@ -65,7 +62,7 @@ class Worker:
 class Group:
     """The workers of a role."""
 
-    def __init__(self, workers: Sequence[Worker], supervisor: Supervisor) -> None:
+    def __init__(self, workers: Sequence[Worker], supervisor: Rescue) -> None:
         self.workers, self.supervisor = list(workers), supervisor
 
     def share(self, shard: int, method: str, *args: Any) -> Call:

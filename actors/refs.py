@@ -6,17 +6,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pit_ray.errors import InfraError, PitRayError
 from pit_ray.roles import Ref
-
-if TYPE_CHECKING:
-    from actors.group import Worker
-    from actors.supervisor import Supervisor
 
 T = TypeVar("T")
 
@@ -29,13 +25,33 @@ def first(values: Sequence[Any]) -> Any:
     return values[0]
 
 
+class Place(Protocol):
+    """Where an actor stands; the next one there is of another generation."""
+
+    handle: Any
+    generation: int
+
+
+class Rescue(Protocol):
+    """Who deals with failures."""
+
+    def recover(self, error: RayError, what: str, parts: Sequence[ray.ObjectRef]) -> None:
+        """Puts others in the place of the dead, or raises what ends the step or the run."""
+
+    def listen(self) -> None:
+        """Looks whether everybody lives."""
+
+    def expired(self, what: str, seconds: float) -> InfraError:
+        """What to raise when a call took too long."""
+
+
 class Call:
     """One call of one actor: what is asked, of whoever stands on the worker's place, and its answer in the making.
 
     Arguments that are calls themselves go from actor to actor; where one of them was asked again, so is this.
     """
 
-    def __init__(self, worker: Worker, method: str, args: Sequence[Any]) -> None:
+    def __init__(self, worker: Place, method: str, args: Sequence[Any]) -> None:
         self.worker, self.method, self.args = worker, method, tuple(args)
         self.inputs = [arg for arg in args if isinstance(arg, Call)]
         self.asked = 0
@@ -74,7 +90,7 @@ class RayRef(Generic[T]):
         calls: list[Call],
         what: str,
         deadline: float,
-        supervisor: Supervisor,
+        supervisor: Rescue,
         merge: Callable[[Sequence[Any]], T] = first,
     ) -> None:
         self.calls, self.what, self.deadline, self.supervisor, self.merge = calls, what, deadline, supervisor, merge

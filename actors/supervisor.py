@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
@@ -77,13 +78,17 @@ class Supervisor:
     def listen(self) -> None:
         """Ends every worker that has given no sign of life for faults.silence, so that its calls fail and it is
         replaced; one whose process hangs, or whose machine is cut off, dies in no other way."""
-        last = beats(self.namespace, self._names())
+        last = self.beats()
         for worker in self._workers():
             beat = last.get(worker.bundle.name)
             silent = time.time() - beat["time"] if beat else 0.0
             if silent > self.faults.silence:
                 self.note(f"{worker.bundle.name} has been silent for {silent:.0f} s, and is ended")
                 ray.kill(worker.handle, no_restart=True)
+
+    def beats(self) -> dict[str, dict[str, Any]]:
+        """The last sign of life of each actor."""
+        return beats(self.namespace, self._names())
 
     def expired(self, what: str, seconds: float) -> InfraError:
         """What to raise when a call has not been answered in time: where every actor stands, as the message says and

@@ -7,20 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from pit_ray.config import Config
-from pit_ray.errors import GroupLost
+from pit_ray.errors import GroupLost, InfraError, PitRayError
 from pit_ray.evaluate.comparisons import Comparison, delta_table, headlines
 from pit_ray.evaluate.report import write_report
+from pit_ray.events import record_event
 from pit_ray.interrupts import Interrupts
 from pit_ray.methods.pit import STAGES, Stage
 from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, write_json
 from pit_ray.stages.context import RunContext
+from pit_ray.status import StatusWriter
 from pit_ray.tracking import Tracker, visible
 
 SAMPLES_SHOWN = 3
@@ -37,11 +40,21 @@ def train(config: Config, deploy: Deploy) -> None:
     with Interrupts() as interrupts, Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
         if resumed:
             tracker.note(f"resuming {folder.path}")
-        deployment = deploy(folder, tracker.note)
+
+        def tell(event: str) -> None:
+            tracker.note(event)
+            record_event(folder.path, event)
+
+        deployment = deploy(folder, tell)
         try:
-            context = RunContext(config, folder, deployment, tracker, interrupts)
-            for stage in STAGES:
-                run_stage(context, stage)
+            with StatusWriter(folder.path, deployment.activity):
+                context = RunContext(config, folder, deployment, tracker, interrupts)
+                for stage in STAGES:
+                    run_stage(context, stage)
+        except PitRayError as error:
+            with suppress(InfraError):  # where the disk is full, that is the error
+                record_event(folder.path, f"ended: {error}")
+            raise
         finally:
             deployment.close()
         summary = complete_summary(folder)

@@ -176,6 +176,9 @@ class InProcess:
     def recover(self, lost: GroupLost) -> None:
         raise lost
 
+    def activity(self) -> dict[str, dict[str, Any]]:
+        return {}
+
     def close(self) -> None:
         self.kept.clear()
 

@@ -183,4 +183,7 @@ class Deployment(Protocol):
     def recover(self, lost: GroupLost) -> None:
         """New processes in place of those that only work together, ready for the stage to begin again."""
 
+    def activity(self) -> dict[str, dict[str, Any]]:
+        """Actor -> what it is `doing`, `since` when (seconds of the epoch), on which `node`; {} where nobody tells."""
+
     def close(self) -> None: ...

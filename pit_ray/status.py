@@ -1,0 +1,94 @@
+"""What a run is doing, for whoever can read its folder: written by the driver every few seconds, shown by
+`pit-ray status`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pit_ray.errors import DataError, InfraError
+from pit_ray.events import read_events
+from pit_ray.run_folder import write_json
+from pit_ray.tracking import duration, read_metrics, visible
+
+FILE = "status.json"
+WRITE_SECONDS = 5.0
+STALE_SECONDS = 60.0
+"""A status older than this is that of a driver that died."""
+EVENTS_SHOWN = 5
+
+
+class StatusWriter:
+    """A context manager that keeps RUN/status.json up to date; `activity` tells what each actor is doing."""
+
+    def __init__(self, run: Path, activity: Callable[[], dict[str, dict[str, Any]]]) -> None:
+        self.path, self.activity = run / FILE, activity
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="status", daemon=True)
+
+    def __enter__(self) -> StatusWriter:
+        self._write("running")
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._over.set()
+        self._thread.join()
+        with suppress(InfraError):
+            self._write("finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed")
+
+    def _keep(self) -> None:
+        while not self._over.wait(WRITE_SECONDS):
+            with suppress(InfraError):  # a full disk is the business of those who write results
+                self._write("running")
+
+    def _write(self, state: str) -> None:
+        actors = self.activity() if state == "running" else {}
+        process = {"host": socket.gethostname(), "pid": os.getpid()}
+        write_json(self.path, {"state": state, "time": time.time(), "driver": process, "actors": actors})
+
+
+def describe_status(run: Path) -> str:
+    """State, stage, phase and step of a run, what each actor is doing and since when, and its last faults, as lines.
+    DataError where there is no such run."""
+    path = run / FILE
+    if not path.is_file():
+        raise DataError(f"{run}: no run has been started here (it has no {FILE})")
+    status, now = json.loads(path.read_text(encoding="utf-8")), time.time()
+    lines = [f"{run}: {_state(status, now)}", *_progress(run, now)]
+    for name, beat in sorted(status["actors"].items()):
+        lines.append(f"  {name:14} {beat['doing']:12} {duration(max(0.0, now - beat['since'])):>12}  on {beat['node']}")
+    events = read_events(run)[-EVENTS_SHOWN:]
+    lines += [f"  {_clock(event['time'])}  {event['text']}" for event in events]
+    return visible("\n".join(lines))
+
+
+def _state(status: dict[str, Any], now: float) -> str:
+    age, driver = now - status["time"], status["driver"]
+    where = f"process {driver['pid']} on {driver['host']}"
+    if status["state"] != "running":
+        return f"{status['state']} {duration(age)} ago, {where}"
+    if age > STALE_SECONDS:
+        return f"its driver ({where}) has not been heard of for {duration(age)}; the same command goes on with the run"
+    return f"running, {where}"
+
+
+def _progress(run: Path, now: float) -> list[str]:
+    records = read_metrics(run)
+    if not records:
+        return ["  no step is done yet"]
+    last = records[-1]
+    steps = [record for record in records if record["stage"] == last["stage"]]
+    phase = f" {last['phase']}" if last["phase"] else ""
+    return [f"  {last['stage']}{phase}: {len(steps)} steps, the last {duration(now - last['time'])} ago"]
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
