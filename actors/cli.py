@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from actors.cluster import commands
 from actors.requests import check_row, read_rows, write_answers
 from pit_ray.errors import ConfigError, DataError, PitRayError
 from pit_ray.secrets import masked
@@ -26,10 +27,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-cluster = typer.Typer(help="Clusters: files of ray up and KubeRay.", no_args_is_help=True)
-app.add_typer(cluster, name="cluster")
+app.command()(commands.submit)
+app.add_typer(commands.cluster, name="cluster")
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, for instance runs/quickstart.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: runs/quickstart, /shared/runs/hh, s3://bucket/runs/hh.")
+]
 
 
 def main() -> None:
@@ -82,7 +85,7 @@ def train(
 
 @app.command()
 def improve(
-    run: RunFolder,
+    run: Run,
     prompt: Annotated[str | None, typer.Option("--prompt", help="One prompt.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", help="JSON lines with a prompt, and maybe a draft, each.")
@@ -119,7 +122,9 @@ def improve(
         raise ConfigError("give exactly one of --prompt TEXT and --file PATH.jsonl")
     if file is not None and draft is not None:
         raise ConfigError('--draft goes with --prompt; in a file each line has its own "draft"')
-    _check_run(run)
+    from pit_ray.run_folder import find_run
+
+    find_run(run)
     if file is not None:
         output = output or file.with_name(f"{file.stem}.improved.jsonl")
         rows = read_rows(file)
@@ -134,35 +139,39 @@ def improve(
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def report(run: Run) -> None:
     """Write a run's report again, from its records.
 
     \b
     Example:
       pit-ray report runs/quickstart
     """
-    _check_run(run)
+    from pit_ray.run_folder import find_run
+
+    folder = find_run(run)
     from pit_ray.evaluate.report import write_report
 
-    typer.echo(write_report(run))
+    typer.echo(write_report(folder.path))
+    folder.keep_records()
 
 
 @app.command()
-def status(run: RunFolder) -> None:
+def status(run: Run) -> None:
     """Tell where a run stands, what each of its actors is doing and since when, and what has befallen it.
 
     \b
     Example:
       pit-ray status runs/quickstart
     """
+    from pit_ray.run_folder import find_run
     from pit_ray.status import describe_status
 
-    typer.echo(describe_status(run))
+    typer.echo(describe_status(find_run(run)))
 
 
 @app.command()
 def replay(
-    run: RunFolder,
+    run: Run,
     step: Annotated[int, typer.Argument(help="A step of the stage, counted from 0.")],
     stage: Annotated[str, typer.Option(help="ppo_improver or ppo_policy.")] = "ppo_improver",
 ) -> None:
@@ -172,7 +181,6 @@ def replay(
     Example:
       pit-ray replay runs/quickstart 12 --stage ppo_policy
     """
-    _check_run(run)
     from actors.compose import replay as replay_step
 
     raise typer.Exit(0 if replay_step(run, stage, step) else 1)
@@ -190,43 +198,6 @@ def doctor() -> None:
     raise typer.Exit(examine())
 
 
-@cluster.command("check")
-def check_cluster(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of ray up, or a RayCluster or RayJob of KubeRay.")],
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="Show where the actors of this recipe would stand.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace single values of the recipe.")
-    ] = None,
-) -> None:
-    """Tell what is wrong with a cluster file, and where each actor of a recipe would stand on it.
-
-    Looks beyond Ray's own check: what is not filled in, keys that Ray would drop, missing files, unknown machines,
-    open ports. Starts nothing and asks no cloud.
-
-    \b
-    Examples:
-      pit-ray cluster check clusters/a100.yaml
-      pit-ray cluster check clusters/onprem.yaml hh actors.learner.ranks=4
-    """
-    from actors.cluster.check import describe_fit, describe_nodes, read_cluster
-    from pit_ray.config import load_config
-
-    nodes, faults = read_cluster(file, Path.cwd())
-    if nodes and recipe is None:
-        typer.echo(f"{file}, its nodes at most:\n{describe_nodes(nodes)}")
-    elif nodes and recipe is not None:
-        config = load_config(recipe, overrides or ())
-        from actors.compose import model_size
-
-        typer.echo(f"{recipe} on {file}:\n{describe_fit(config, nodes, model_size)}")
-    for fault in faults:
-        typer.secho(fault, fg="red", err=True)
-    typer.echo(f"{len(faults)} things to mend" if faults else "nothing wrong found")
-    raise typer.Exit(2 if faults else 0)
-
-
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
@@ -236,14 +207,6 @@ def recipes() -> None:
     width = max(map(len, names), default=0)
     for name in names:
         typer.echo(f"{name:<{width}}  {_first_comment(RECIPES / f'{name}.yaml')}")
-
-
-def _check_run(run: Path) -> None:
-    if (run / "config.yaml").is_file():
-        return
-    others = sorted(str(config.parent) for config in run.parent.glob("*/config.yaml"))
-    hint = f"here are {', '.join(others)}" if others else f"make one with: pit-ray train quickstart run={run}"
-    raise DataError(f"{run}: no run folder (it has no config.yaml); {hint}")
 
 
 def _first_comment(recipe: Path) -> str:

@@ -22,6 +22,7 @@ from pit_ray.config import Config
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import LINE, ConfigError, DataError, short
 from pit_ray.in_process import InProcess
+from pit_ray.lease import claimed
 from pit_ray.models.folder import architecture, weights
 from pit_ray.models.load import llama_config
 from pit_ray.replay import replay as replay_step
@@ -30,6 +31,7 @@ from pit_ray.run_folder import RunFolder, open_existing
 from pit_ray.stages.data import base_path, base_renderer, check_data
 from pit_ray.stages.outlook import FoundData, outlook
 from pit_ray.stages.ready import check_ready
+from pit_ray.store import store_of
 from pit_ray.tracking import visible
 
 
@@ -38,13 +40,14 @@ def train(config: Config) -> None:
     check_machines(config)
     check(config)
     folder = RunFolder(config.run)
-    with folder.locked(), on_record(folder.path):
+    with folder.locked(), claimed(folder, print), on_record(folder.path):
         driver.train(config, lambda folder, note: deploy(config, folder, note))
 
 
-def replay(run: Path, stage: str, step: int) -> bool:
+def replay(run: str, stage: str, step: int) -> bool:
     """Runs a recorded step of a PPO stage again; whether it came out as recorded."""
     folder, config = open_existing(run)
+    folder.store.pull(folder.path)
     return replay_step(config, folder, stage, step, lambda copy, note: deploy(config, copy, note))
 
 
@@ -59,14 +62,14 @@ def deploy(config: Config, folder: RunFolder, note: Callable[[str], None]) -> De
         return Renderer.load(data / "renderer").eos
 
     if config.actors.deployment == "in_process":
-        return InProcess(config, base, data / "renderer", eos)
+        return InProcess(config, folder.store, base, data / "renderer", eos)
     return RayDeployment(config, folder, EngineModel(base, eos, longest_sequence(config)), data / "renderer", note)
 
 
 def check(config: Config) -> FoundData | None:
     """Refuses what cannot run on any machine, before a process starts or a model is loaded; what it found of the data,
     None where the run has its own already."""
-    folder = Path(config.run)
+    folder = store_of(config.run).root
     try:
         above = next(path for path in (folder, *folder.parents) if path.exists())
     except OSError as error:

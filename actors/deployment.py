@@ -3,14 +3,16 @@ they die."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
 
+from actors.gauges import Gauges
 from actors.group import Group, Worker
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.placement import options, reserve
@@ -56,11 +58,17 @@ class RayDeployment:
             folder.path / "stacks.txt",
             note,
             lambda: shortfall(self.plan, ray.cluster_resources()),
+            lambda role: self.gauges.restarted(role),
         )
+
+    @cached_property
+    def gauges(self) -> Gauges:
+        """Made once Ray runs."""
+        return Gauges(self.folder.path.name)
 
     def fit(self, jobs: Sequence[FitJob]) -> TaskRef[None]:
         start_ray(self.config)
-        part = run_jobs.remote(self.config, jobs, self.folder.path / "ray_train")
+        part = run_jobs.remote(self.config, jobs, self.folder.store)
         return TaskRef(part, f"training {', '.join(job.stage for job in jobs)}")
 
     def rollout(self) -> RayRolloutPool:
@@ -85,7 +93,13 @@ class RayDeployment:
         RayLearner(group, self.deadlines).join()
 
     def activity(self) -> dict[str, dict[str, Any]]:
+        for role, group in self.supervisor.groups.items():
+            self.gauges.calls(role, group.unanswered())
         return self.supervisor.beats()
+
+    def observe(self, record: Mapping[str, Any]) -> None:
+        if ray.is_initialized():
+            self.gauges.step(record)
 
     def close(self) -> None:
         """Ends the actors and leaves Ray; a local Ray ends with it."""
@@ -116,13 +130,13 @@ class RayDeployment:
 
     def _actor(self, role: str) -> tuple[Any, dict[str, str], tuple[Any, ...]]:
         """The class of a role's actors, their environment, and what they are made with beside their bundle."""
-        actors, config = self.config.actors, self.config
+        actors, config, store = self.config.actors, self.config, self.folder.store
         scorer_env = {"OMP_NUM_THREADS": str(actors.scorer.threads), "TOKENIZERS_PARALLELISM": "false"}
         if role == "rollout":
-            start = (self.model.base(), config, self.model.eos(), self.model.longest)
+            start = (self.model.base(), config, store, self.model.eos(), self.model.longest)
             return RolloutActor, engine_environment(actors.rollout), start
         if role == "learner":
             return LearnerActor, learner_environment(actors.learner), (actors.learner,)
         if role == "recorder":
-            return RecorderActor, scorer_env, (self.renderer, config.data.source)
-        return ScorerActor, scorer_env, (config,)
+            return RecorderActor, scorer_env, (self.renderer, config.data.source, store)
+        return ScorerActor, scorer_env, (config, store)

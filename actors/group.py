@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import ray
 
@@ -64,14 +66,28 @@ class Group:
 
     def __init__(self, workers: Sequence[Worker], supervisor: Rescue) -> None:
         self.workers, self.supervisor = list(workers), supervisor
+        self._calls: WeakSet[Call] = WeakSet()
+        self._counting = threading.Lock()
 
     def share(self, shard: int, method: str, *args: Any) -> Call:
         """A call of the worker whose turn it is at this shard; which one it is decides nothing but the time."""
-        return Call(self.workers[shard % len(self.workers)], method, args)
+        return self._call(self.workers[shard % len(self.workers)], method, args)
 
     def each(self, method: str, *args: Any) -> list[Call]:
         """The same call of every worker."""
-        return [Call(worker, method, args) for worker in self.workers]
+        return [self._call(worker, method, args) for worker in self.workers]
+
+    def unanswered(self) -> int:
+        """Calls that wait for their worker, or are being worked on."""
+        with self._counting:
+            asked = [call.ref for call in self._calls]
+        return len(ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[1]) if asked else 0
+
+    def _call(self, worker: Worker, method: str, args: Sequence[Any]) -> Call:
+        call = Call(worker, method, args)
+        with self._counting:
+            self._calls.add(call)
+        return call
 
     def load(self, method: str, *args: Any) -> list[Call]:
         """The same call of every worker, which those that come to stand in their places will be told too."""

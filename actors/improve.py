@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +22,7 @@ BATCH = 1024
 """Requests answered together; a long file gives its first results after the first batch."""
 
 
-def improve(run: Path, requests: list[ImproveRequest], iterations: int | None) -> Iterator[ImproveResult]:
+def improve(run: str, requests: list[ImproveRequest], iterations: int | None) -> Iterator[ImproveResult]:
     """One result per request, in order. With `iterations` that many revisions are made and the last is kept; without,
     up to `evaluation.iterations` are made and the run's stopping rule decides.
 

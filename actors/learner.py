@@ -73,7 +73,7 @@ class LearnerActor:
         make = engine_factory(self.section.zero_stage, torch_dtype(spec.dtype))
         self.learner = PpoLearner(spec, make)
         if resume is not None:
-            self.learner.engine.load(resume)
+            self.learner.resume(resume)
 
     @does
     def learn(self, kl_coefficient: float, seed: int, *parts: Any) -> Metrics:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
+from actors.node_packages import check_nodes
 from actors.placement import machine_resources
 from actors.plan import plan_actors, require
 from pit_ray.config import Config
@@ -53,6 +54,8 @@ def start_ray(config: Config) -> None:
     check_machines(config)
     options: dict[str, Any] = {"namespace": namespace(config), "log_to_driver": False}
     options["logging_level"] = logging.WARNING
+    if config.tracking.console == "json":
+        options["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
     address, environment = ray_address(config), dict(TRAIN_ENVIRONMENT)
     if address == "local":
         os.environ.pop("RAY_ADDRESS", None)
@@ -61,6 +64,8 @@ def start_ray(config: Config) -> None:
         options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, runtime_env={"env_vars": environment}, **options)
+    if address != "local":
+        check_nodes()
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
 
 

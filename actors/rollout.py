@@ -17,15 +17,17 @@ from pit_ray.config import Config
 from pit_ray.config.actors import Deadlines
 from pit_ray.records import Prompts, Ragged, Rollouts
 from pit_ray.roles import GenerateRequest, Ref
+from pit_ray.store import Store
 
 
 @ray.remote
 class RolloutActor:
     """A process with one engine."""
 
-    def __init__(self, bundle: Bundle, model: Path, config: Config, eos: int, max_model_len: int) -> None:
-        self.name = bundle.name
+    def __init__(self, bundle: Bundle, model: Path, config: Config, store: Store, eos: int, max_model_len: int) -> None:
+        self.name, self.store = bundle.name, store
         self.heart = Heart(self.name)
+        store.pull(model)
         self.generator = VllmGenerator(model, config, eos, max_model_len)
 
     def __repr__(self) -> str:
@@ -41,6 +43,7 @@ class RolloutActor:
 
     @does
     def load(self, folder: Path, version: int) -> None:
+        self.store.pull(folder)
         self.generator.load(folder, version)
 
     @does

@@ -20,14 +20,15 @@ from pit_ray.recorder import RolloutRecorder
 from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import Ref, ScoreKind
 from pit_ray.scoring import ReferencePolicy, RewardModel
+from pit_ray.store import Store
 
 
 @ray.remote
 class ScorerActor:
     """A process with one frozen model: a reward model, or the reference policy."""
 
-    def __init__(self, bundle: Bundle, config: Config) -> None:
-        self.name, self.config = bundle.name, config
+    def __init__(self, bundle: Bundle, config: Config, store: Store) -> None:
+        self.name, self.config, self.store = bundle.name, config, store
         self.heart = Heart(self.name)
         self.dtype = torch_dtype(config.model.dtype)
         self.device = torch.device("cuda" if config.actors.scorer.gpus else "cpu")
@@ -42,11 +43,13 @@ class ScorerActor:
 
     @does
     def load_reward(self, folder: Path, kind: ScoreKind, eos: int) -> None:
+        self.store.pull(folder)
         budget, trust = self.config.actors.scorer.batch_tokens, self.config.model.trust_remote_code
         self.reward = RewardModel(folder, kind, eos, self.dtype, self.device, budget, trust)
 
     @does
     def load_reference(self, folder: Path) -> None:
+        self.store.pull(folder)
         budget, trust = self.config.actors.scorer.batch_tokens, self.config.model.trust_remote_code
         self.reference = ReferencePolicy(folder, self.dtype, self.device, budget, trust)
 
@@ -93,10 +96,10 @@ class RayReferenceScorer:
 class RecorderActor:
     """A process that judges and writes rollouts."""
 
-    def __init__(self, bundle: Bundle, renderer: Path, source: str) -> None:
+    def __init__(self, bundle: Bundle, renderer: Path, source: str, store: Store) -> None:
         self.name = bundle.name
         self.heart = Heart(self.name)
-        self.recorder = RolloutRecorder(renderer, source)
+        self.recorder = RolloutRecorder(renderer, source, store)
 
     def __repr__(self) -> str:
         return self.name

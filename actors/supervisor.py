@@ -30,11 +30,12 @@ class Supervisor:
 
     def __init__(
         self, faults: Faults, namespace: str, stacks: Path, note: Callable[[str], None],
-        shortfall: Callable[[], str | None],
+        shortfall: Callable[[], str | None], replaced: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`stacks`: the file for where everybody stood when a call took too long; `note` tells the user; `shortfall`
-        says what the cluster lacks for the plan, None where nothing."""
+        says what the cluster lacks for the plan, None where nothing; `replaced` counts replacements, by role."""
         self.faults, self.namespace, self.stacks, self.note, self.shortfall = faults, namespace, stacks, note, shortfall
+        self.replaced = replaced
         self.groups: dict[str, Group] = {}
         self.spent: list[str] = []
         """What has failed so far, in words."""
@@ -63,6 +64,7 @@ class Supervisor:
         started = time.monotonic()
         for worker in dead:
             worker.replace()
+            self.replaced(worker.bundle.role)
         self.settle(dead)
         loading = [reloaded for worker in dead if (reloaded := worker.reload()) is not None]
         ray.get(loading, timeout=self.faults.recovery_deadline)

@@ -6,9 +6,7 @@ Ray Train has stored of an earlier one decides where.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,10 +16,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pit_ray.config import Config
 from pit_ray.errors import InfraError, PitRayError
-from pit_ray.learn.supervised import fit
+from pit_ray.learn.supervised import FINISHED, fit
 from pit_ray.models.load import torch_dtype
 from pit_ray.roles import FitJob
-from pit_ray.run_folder import write_json
+from pit_ray.store import Store
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -35,21 +33,15 @@ def worker_loop(settings: dict[str, Any]) -> None:
     init_distributed()
     make = engine_factory(config.actors.learner.zero_stage, torch_dtype(config.model.dtype))
     for job in settings["jobs"]:
-        mark = job.folder / "finished.json"
-        if mark.is_file():
-            continue
-        started = time.monotonic()
-        fit(job, make)
-        torch.distributed.barrier()
-        if torch.distributed.get_rank() == 0:
-            write_json(mark, {"seconds": time.monotonic() - started})
-        torch.distributed.barrier()
+        if job.store.read(job.folder / FINISHED) is None:
+            fit(job, make)
 
 
 @ray.remote(num_cpus=0)
-def run_jobs(config: Config, jobs: Sequence[FitJob], storage: Path) -> None:
+def run_jobs(config: Config, jobs: Sequence[FitJob], store: Store) -> None:
     """One `fit()` for the jobs; returns when all their models are written."""
     learner = config.actors.learner
+    filesystem, path = store.opened(store.root / "ray_train")
     resources = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
     trainer = TorchTrainer(
         worker_loop,
@@ -60,7 +52,8 @@ def run_jobs(config: Config, jobs: Sequence[FitJob], storage: Path) -> None:
         ),
         run_config=RunConfig(
             name="supervised",
-            storage_path=str(storage),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=learner.max_failures),
         ),
     )

@@ -25,8 +25,8 @@ from benchmarks.replication_page import write_results
 from benchmarks.replication_runs import Finished, read_runs
 from pit_ray.config import Config, load_config
 from pit_ray.errors import ConfigError, InfraError, PitRayError
+from pit_ray.progress import duration
 from pit_ray.run_folder import RunFolder, environment
-from pit_ray.tracking import duration
 
 ROOT = Path(__file__).parents[1]
 READY = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy")

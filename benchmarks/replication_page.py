@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.replication_claims import RESAMPLES, Claim, claims, mean, shown
 from benchmarks.replication_runs import FULL, Finished
 from pit_ray.evaluate.charts import draw_against_kl
+from pit_ray.progress import duration
 from pit_ray.run_folder import environment, write_json, write_text
-from pit_ray.tracking import duration
 
 PLOT = "over_optimisation.svg"
 HEALTH = ("policy", "best_of_2", "sft_improver", "improver_1", "improver_stopped")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pit_ray.run_folder import sync_to_disk, write_json, writing
+from pit_ray.run_folder import sync_to_disk, write_json, write_text, writing
+from pit_ray.store import Store
 
 MANIFEST = "manifest.json"
 """Size and SHA-256 of every other file of a checkpoint, and how good its steps were; written last."""
@@ -50,6 +51,10 @@ class Checkpoints:
             finally:
                 shutil.rmtree(self.part, ignore_errors=True)
             self._prune()
+
+    def place(self, name: str) -> Path:
+        """Where a checkpoint of this name is filled, by every process that has a part in it."""
+        return self.part
 
     def newest(self, note: Callable[[str], None]) -> Path | None:
         """The newest sound checkpoint; each one that is passed over for a newer fault is noted with it."""
@@ -105,8 +110,15 @@ def fault(folder: Path) -> str | None:
 
 def _manifest(folder: Path) -> dict | None:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _parsed((folder / MANIFEST).read_bytes())
+    except OSError:
+        return None
+
+
+def _parsed(text: bytes | None) -> dict | None:
+    try:
+        manifest = json.loads(text or b"")
+    except ValueError:
         return None
     whole = isinstance(manifest, dict) and {"files", "phase", "score"} <= manifest.keys()
     return manifest if whole and isinstance(manifest["files"], dict) else None
@@ -120,3 +132,78 @@ def _rank(folder: Path) -> tuple[int, float] | None:
 def _described(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+class StoredCheckpoints(Checkpoints):
+    """The same in an object store, which cannot rename: filled under its own name by whoever has a part in it, and a
+    checkpoint once its manifest stands. The store answers for the bytes, so the manifest has sizes alone; the best is
+    named in the file `best.txt`."""
+
+    def __init__(self, folder: Path, keep: int, store: Store) -> None:
+        super().__init__(folder, keep)
+        self.store = store
+
+    def place(self, name: str) -> Path:
+        return self.folder / name
+
+    @contextmanager
+    def write(self, name: str, phase: int = 0, score: float | None = None) -> Iterator[Path]:
+        target = self.place(name)
+        self.store.remove(target)
+        target.mkdir(parents=True)
+        whole = False
+        try:
+            yield target
+            self.store.push(target)
+            files = {file: {"size": size} for file, size in self.store.sizes(target).items()}
+            write_json(target / MANIFEST, {"files": files, "phase": phase, "score": score})
+            self.store.push(target / MANIFEST)
+            whole = True
+        finally:
+            if not whole:
+                self.store.remove(target)
+        self._prune_stored()
+
+    def newest(self, note: Callable[[str], None]) -> Path | None:
+        for name in self._names():
+            wrong = self._fault(self.folder / name)
+            if wrong is None:
+                return self.folder / name
+            note(f"passed over {self.folder / name}: {wrong}")
+        return None
+
+    def _names(self) -> list[str]:
+        """Newest first."""
+        return [name for name in reversed(self.store.names(self.folder)) if name.startswith("step-")]
+
+    def _fault(self, folder: Path) -> str | None:
+        manifest = _parsed(self.store.read(folder / MANIFEST))
+        if manifest is None:
+            return f"its {MANIFEST} is missing or damaged"
+        sizes = self.store.sizes(folder)
+        for name, expected in manifest["files"].items():
+            if name not in sizes:
+                return f"{name} is missing"
+            if sizes[name] != expected["size"]:
+                return f"{name} is not what was written"
+        return None
+
+    def _prune_stored(self) -> None:
+        names = self._names()
+        ranks = {}
+        for name in names:
+            manifest = _parsed(self.store.read(self.folder / name / MANIFEST))
+            if manifest is not None and manifest["score"] is not None:
+                ranks[name] = (manifest["phase"], manifest["score"])
+        best = max(ranks, key=lambda name: (ranks[name], name), default=None)
+        if best is not None:
+            write_text(self.folder / f"{BEST}.txt", f"{best}\n")
+            self.store.push(self.folder / f"{BEST}.txt")
+        for name in names[self.keep :]:
+            if name != best:
+                self.store.remove(self.folder / name)
+
+
+def checkpoints_in(folder: Path, keep: int, store: Store) -> Checkpoints:
+    """The checkpoints of a folder, wherever its run is kept."""
+    return StoredCheckpoints(folder, keep, store) if store.remote else Checkpoints(folder, keep)

@@ -46,8 +46,9 @@ def train(config: Config, deploy: Deploy) -> None:
             record_event(folder.path, event)
 
         deployment = deploy(folder, tell)
+        tracker.listeners.append(deployment.observe)
         try:
-            with StatusWriter(folder.path, deployment.activity):
+            with StatusWriter(folder, deployment.activity):
                 context = RunContext(config, folder, deployment, tracker, interrupts)
                 for stage in STAGES:
                     run_stage(context, stage)
@@ -59,6 +60,7 @@ def train(config: Config, deploy: Deploy) -> None:
             deployment.close()
         summary = complete_summary(folder)
         report = write_report(folder.path)
+        folder.keep_records()
     show(summary, folder.path, report)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,16 @@ from pit_ray.models.logprobs import token_logprobs
 from pit_ray.recorder import RolloutRecorder
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import FitJob, GenerateRequest, LearnerSpec, Ref, Resolved, ScoreKind
-from pit_ray.run_folder import write_json
 from pit_ray.scoring import ReferencePolicy, RewardModel
+from pit_ray.store import Store
 
 
 class TorchRollout:
     """A rollout pool of one model, sampling with transformers' `generate`."""
 
-    def __init__(self, base: Path, eos: int) -> None:
+    def __init__(self, base: Path, eos: int, store: Store) -> None:
         self.model: Any = load_causal(base, torch.float32)
-        self.eos, self.version = eos, 0
+        self.eos, self.version, self.store = eos, 0, store
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
         starts = range(0, len(prompts), request.shard_size)
@@ -65,6 +64,7 @@ class TorchRollout:
         )
 
     def load(self, folder: Path, version: int) -> Resolved[None]:
+        self.store.pull(folder)
         self.model, self.version = load_causal(folder, torch.float32), version
         return Resolved(None)
 
@@ -83,14 +83,15 @@ class TorchRollout:
 class TorchScorer:
     """Reward and reference scorer over models in this process."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, store: Store) -> None:
+        self.config, self.store = config, store
         self.dtype = torch_dtype(config.model.dtype)
         self.model: Any = None
 
     def load(self, folder: Path, kind: ScoreKind | None = None, eos: int = 0) -> Resolved[None]:
         budget, trust = self.config.actors.scorer.batch_tokens, self.config.model.trust_remote_code
         device = torch.device("cpu")
+        self.store.pull(folder)
         if kind is None:
             self.model = ReferencePolicy(folder, self.dtype, device, budget, trust)
         else:
@@ -112,7 +113,7 @@ class TorchLearner:
     def start(self, spec: LearnerSpec, resume: Path | None) -> Resolved[None]:
         self.learner = PpoLearner(spec, TorchEngine)
         if resume is not None:
-            self.learner.engine.load(resume)
+            self.learner.resume(resume)
         return Resolved(None)
 
     def learn(
@@ -147,37 +148,40 @@ class InlineRecorder(RolloutRecorder):
 class InProcess:
     """A deployment without a second process."""
 
-    def __init__(self, config: Config, base: Callable[[], Path], renderer: Path, eos: Callable[[], int]) -> None:
-        self.config, self.base, self.renderer, self.eos = config, base, renderer, eos
+    def __init__(
+        self, config: Config, store: Store, base: Callable[[], Path], renderer: Path, eos: Callable[[], int]
+    ) -> None:
+        self.config, self.store, self.base, self.renderer, self.eos = config, store, base, renderer, eos
         self.kept: dict[str, Any] = {}
 
     def fit(self, jobs: Sequence[FitJob]) -> Resolved[None]:
         for job in jobs:
-            started = time.monotonic()
             fit(job, TorchEngine)
-            write_json(job.folder / "finished.json", {"seconds": time.monotonic() - started})
         return Resolved(None)
 
     def rollout(self) -> TorchRollout:
-        return self._once("rollout", lambda: TorchRollout(self.base(), self.eos()))
+        return self._once("rollout", lambda: TorchRollout(self.base(), self.eos(), self.store))
 
     def reward(self) -> TorchScorer:
-        return self._once("reward", lambda: TorchScorer(self.config))
+        return self._once("reward", lambda: TorchScorer(self.config, self.store))
 
     def reference(self) -> TorchScorer:
-        return self._once("reference", lambda: TorchScorer(self.config))
+        return self._once("reference", lambda: TorchScorer(self.config, self.store))
 
     def learner(self) -> TorchLearner:
         return self._once("learner", TorchLearner)
 
     def recorder(self) -> InlineRecorder:
-        return self._once("recorder", lambda: InlineRecorder(self.renderer, self.config.data.source))
+        return self._once("recorder", lambda: InlineRecorder(self.renderer, self.config.data.source, self.store))
 
     def recover(self, lost: GroupLost) -> None:
         raise lost
 
     def activity(self) -> dict[str, dict[str, Any]]:
         return {}
+
+    def observe(self, record: Mapping[str, Any]) -> None:
+        pass
 
     def close(self) -> None:
         self.kept.clear()

@@ -14,7 +14,7 @@ from pit_ray.data.templates import Renderer
 from pit_ray.experience import build_experience
 from pit_ray.learn import ppo
 from pit_ray.learn.batches import collate
-from pit_ray.learn.engine import EngineFactory
+from pit_ray.learn.engine import EngineFactory, push_parts
 from pit_ray.learn.modules import ActorCritic
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
@@ -31,6 +31,8 @@ class PpoLearner:
 
     def __init__(self, spec: LearnerSpec, make_engine: EngineFactory) -> None:
         self.spec = spec
+        for folder in (spec.policy, spec.value, spec.renderer):
+            spec.store.pull(folder)
         self.dtype = torch_dtype(spec.dtype)
         self.policy = load_causal(spec.policy, self.dtype, spec.trust_remote_code)
         # The value model starts from the reward model's backbone; its head is new, since a value is no reward.
@@ -68,8 +70,15 @@ class PpoLearner:
             with writing(folder):
                 self.policy.save_pretrained(str(folder), state_dict=state)
                 Renderer.load(self.spec.renderer).save(folder)
+            self.spec.store.push(folder)
 
     def save(self, folder: Path) -> None:
         """Writes the state to resume from; every rank must call."""
         with writing(folder):
             self.engine.save(folder)
+        push_parts(self.engine, folder, self.spec.store)
+
+    def resume(self, folder: Path) -> None:
+        """Goes on from what `save` wrote; every rank must call."""
+        self.spec.store.pull(folder)
+        self.engine.load(folder)

@@ -13,13 +13,15 @@ from pit_ray.data.worlds import find_world
 from pit_ray.improve import without_end
 from pit_ray.metrics import Metrics
 from pit_ray.records import DRAFT_SOURCES, Rollouts, Scores
+from pit_ray.store import Store
 
 
 class RolloutRecorder:
     """Turns rollouts into text, judges them by gold in a world, writes them down."""
 
-    def __init__(self, renderer: Path, source: str) -> None:
-        self.renderer = Renderer.load(renderer)
+    def __init__(self, renderer: Path, source: str, store: Store) -> None:
+        store.pull(renderer)
+        self.renderer, self.store = Renderer.load(renderer), store
         self.world = find_world(source)
 
     def record(self, path: Path | None, rollouts: Rollouts, scores: Scores) -> Metrics:
@@ -30,7 +32,9 @@ class RolloutRecorder:
             for rows in (prompts.prompt, prompts.draft, without_end(rollouts))
         )
         improving = prompts.bridge is not None
-        metrics = Metrics.of(len(written), val__distinct=len(set(written)) / len(written))
+        metrics = Metrics.of(
+            len(written), val__distinct=len(set(written)) / len(written), val__policy_version=rollouts.version
+        )
         columns = {"uid": prompts.uid, "prompt": asked, "response": written, "score": scores.score}
         if improving:
             columns |= {"draft": drafts, "draft_source": [DRAFT_SOURCES[i] for i in prompts.draft_source]}
@@ -51,6 +55,7 @@ class RolloutRecorder:
                 metrics |= Metrics.of(len(written), pit__gold_gain=gain)
         if path is not None:
             write_table(pa.table(columns | self._ids(rollouts)), path)
+            self.store.push(path)
         return metrics
 
     def _ids(self, rollouts: Rollouts) -> dict[str, object]:

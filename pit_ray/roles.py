@@ -6,7 +6,7 @@ and the driver resolves only metrics and per-sample scalars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -16,6 +16,7 @@ from pit_ray.config.tree import Config
 from pit_ray.errors import GroupLost
 from pit_ray.metrics import Metrics
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
+from pit_ray.store import Store
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -70,7 +71,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class FitJob:
-    """A supervised stage: everything a worker needs to run it, as paths on storage that all nodes see."""
+    """A supervised stage: everything a worker needs to run it, as paths of the run's store."""
 
     stage: str
     kind: FitKind
@@ -82,7 +83,9 @@ class FitJob:
     """Where the weights start."""
     renderer: Path
     folder: Path
-    """The stage's folder; the model is written to `folder / "model"`, metrics to `folder / "metrics.jsonl"`."""
+    """The stage's folder; the model is written to `folder / "model"`, metrics to `folder / "metrics.jsonl"`, and when
+    both are, `folder / "finished.json"`."""
+    store: Store
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class LearnerSpec:
     total_steps: int
     seed: int
     trust_remote_code: bool
+    store: Store
+    """Of the run; the paths above are its own, or on storage that all nodes see."""
 
 
 class RolloutPool(Protocol):
@@ -185,5 +190,8 @@ class Deployment(Protocol):
 
     def activity(self) -> dict[str, dict[str, Any]]:
         """Actor -> what it is `doing`, `since` when (seconds of the epoch), on which `node`; {} where nobody tells."""
+
+    def observe(self, record: Mapping[str, Any]) -> None:
+        """A step is done: its record in metrics.jsonl, for whoever watches the deployment."""
 
     def close(self) -> None: ...

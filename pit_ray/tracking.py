@@ -8,7 +8,7 @@ import netrc
 import os
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,22 +24,9 @@ from rich.text import Text
 from pit_ray.config.tree import Tracking
 from pit_ray.errors import DataError
 from pit_ray.metrics import Metrics
+from pit_ray.progress import Progress, duration
 from pit_ray.run_folder import write_text, writing
 from pit_ray.secrets import masked
-
-SHOWN = (
-    ("objective/gap", "gap", "{:+6.2f}"),
-    ("objective/score", "score", "{:+6.2f}"),
-    ("loss/sft", "loss", "{:7.4f}"),
-    ("loss/reward", "loss", "{:7.4f}"),
-    ("val/accuracy", "accuracy", "{:5.3f}"),
-    ("val/validation_accuracy", "accuracy on validation pairs", "{:5.3f}"),
-    ("objective/kl", "kl", "{:5.1f}"),
-    ("objective/gold", "gold", "{:5.2f}"),
-    ("val/response_length", "len", "{:4.0f}"),
-    ("time/step", "", "{:6.1f} s"),
-)
-"""What the console shows of a step, in order: metric, label, format. A score is left out where there is a gap."""
 
 JOINERS = "\u200c\u200d"
 """Zero-width characters that writing systems and emoji need; harmless, so left as they are."""
@@ -87,11 +74,13 @@ class Tracker:
     ) -> None:
         """`config_dump` is the resolved configuration as plain values; `console` defaults to standard output."""
         self.run = run
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        """Told of each step's record."""
         self._path = run / "metrics.jsonl"
         self._tracking = tracking
         self._config = dict(config_dump)
         self._wandb: Any = None
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         # True where a display that redraws is demanded, None where rich may look whether this is a terminal.
         forced = True if tracking.console == "live" else None
         self._console = console or Console(force_terminal=forced)
@@ -124,7 +113,7 @@ class Tracker:
 
     def begin(self, stage: str, total_steps: int) -> None:
         """A stage begins, or goes on after an interruption; `total_steps` counts all its steps (0: unknown)."""
-        self._progress = _Progress(stage, total_steps)
+        self._progress = Progress(stage, total_steps)
         if not self._live:
             self.note(f"{stage}: {total_steps} steps" if total_steps else f"{stage} ...")
         if self._wandb:
@@ -143,10 +132,12 @@ class Tracker:
         if self._wandb:
             self._to_wandb("log", {f"{stage}/{name}": value for name, value in {**values, "step": step}.items()})
         if self._progress is None or self._progress.stage != stage:
-            self._progress = _Progress(stage, 0)
+            self._progress = Progress(stage, 0)
         self._progress.advance(phase, step, values)
         if not self._live:
-            self.note(self._progress.line())
+            self._print(self._progress.line(), record)
+        for listener in self.listeners:
+            listener(record)
 
     def end(self, stage: str, seconds: float) -> None:
         """A stage is finished; `seconds` is what it took in all."""
@@ -155,7 +146,7 @@ class Tracker:
 
     def note(self, text: str) -> None:
         """Prints a message; its control characters are made visible, its secrets masked."""
-        self._console.print(self._text(masked(text)), soft_wrap=True, highlight=False)
+        self._print(masked(text), {"time": time.time(), "text": masked(text)})
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the records of `stage` from `step` on, before the stage is resumed at that step."""
@@ -166,6 +157,11 @@ class Tracker:
 
     def _rewrite(self, records: Iterable[dict[str, Any]]) -> None:
         write_text(self._path, "".join(_line(record) for record in records))
+
+    def _print(self, text: str, record: Mapping[str, Any]) -> None:
+        """A line for people, or for programs where they are to read the log."""
+        line = Text(_line(record).rstrip()) if self._tracking.console == "json" else self._text(text)
+        self._console.print(line, soft_wrap=True, highlight=False)
 
     def _text(self, text: str, style: str = "") -> Text:
         # A terminal that cannot show a character gets its code, not an error.
@@ -228,60 +224,8 @@ class Tracker:
             self.note(f"wandb stopped, the run goes on without it: {error}")
 
 
-class _Progress:
-    """How far a stage is, and its last step's values."""
-
-    def __init__(self, stage: str, total: int) -> None:
-        self.stage, self.phase, self.total = stage, "", total
-        self.done = 0
-        self._values: dict[str, float] = {}
-        self._began = time.monotonic()
-        self._steps_here = 0
-        self._per_step = 0.0
-
-    def advance(self, phase: str, step: int, values: dict[str, float]) -> None:
-        # What is measured after the last step is recorded under the step that would follow.
-        self.phase, self.done, self._values = phase, min(step + 1, self.total or step + 1), values
-        self._steps_here += 1
-        # Steps before a resume are not this process's: time left follows from the steps that it made itself.
-        self._per_step = (time.monotonic() - self._began) / self._steps_here
-
-    def shown(self) -> str:
-        """The values that matter, aligned from step to step."""
-        parts = []
-        for name, label, form in SHOWN:
-            if name in self._values and not (name == "objective/score" and "objective/gap" in self._values):
-                parts.append(f"{label} {form.format(self._values[name])}".strip())
-        return "  ".join(parts)
-
-    def line(self) -> str:
-        total = str(self.total) if self.total else "?"
-        return f"{self.stage:<12} {self.phase:<9} {self.done:>{max(3, len(total))}}/{total}  {self.shown()}".rstrip()
-
-    def clock(self) -> str:
-        """Steps and time left, for the live display."""
-        parts = [f"{self.done}/{self.total}"] if self.total else []
-        if self.total and self._steps_here:
-            parts.append(f"{duration(self._per_step * max(0, self.total - self.done))} left")
-        return "  ".join(parts)
-
-    def speed(self) -> str:
-        """Tokens per second, for the live display."""
-        speed = self._values.get("time/tokens_per_second")
-        return "" if speed is None else f"  {speed:,.0f} tokens/s"
-
-
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, for instance "3.9 s", "2 min 05 s" or "1 h 07 min"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def _logged_in(base_url: str, public_url: str) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,3 +79,28 @@ def pairs() -> Pairs:
         return Ragged.of(rng.integers(2, 270, size=int(rng.integers(shortest, longest))) for _ in range(12))
 
     return Pairs(np.arange(12), column(1, 9), column(1, 14), column(1, 14))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Host and port of an S3 on the loopback interface: moto's server, which keeps objects as S3 does."""
+    from moto.server import ThreadedMotoServer  # not installed where only the package is
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """URIs of a bucket there that is made anew, with credentials in the environment."""
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    boto3.client("s3", endpoint_url=f"http://{s3}", region_name="us-east-1").create_bucket(Bucket="runs")
+    return lambda path: f"s3://runs/{path}?endpoint_override={s3}&scheme=http&region=us-east-1"

@@ -16,6 +16,7 @@ from pit_ray.errors import TrainingError
 from pit_ray.in_process import TorchLearner, TorchRollout
 from pit_ray.records import Pairs, Ragged, Rollouts
 from pit_ray.roles import LearnerSpec, Resolved
+from pit_ray.store import Store
 
 EOS = 1
 
@@ -76,7 +77,7 @@ def learner(causal: Path, scalar: Path) -> TorchLearner:
     optimizer = Optimizer(lr=1e-5, schedule="constant", warmup_steps=0)
     ppo = Ppo(phases=(Phase(name="policy", drafts="none", steps=3),), minibatches=1, optimizer=optimizer)
     started = TorchLearner()
-    started.start(LearnerSpec(causal, scalar, causal, ppo, "float32", 3, 7, False), None)
+    started.start(LearnerSpec(causal, scalar, causal, ppo, "float32", 3, 7, False, Store(causal)), None)
     return started
 
 

@@ -86,6 +86,7 @@ def test_every_command_exists() -> None:
     assert made and made <= set(re.findall(r"^([a-z]+):", makefile, re.M))
     called = set(re.findall(r"\bpit-ray ([a-z]+)", CODE))
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {str(group.name) for group in app.registered_groups}
     assert called == commands, "the README shows every command"
 
 

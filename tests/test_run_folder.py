@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pit_ray.config.tree import Config
-from pit_ray.errors import ConfigError, InfraError
+from pit_ray.errors import ConfigError, DataError, InfraError
 from pit_ray.run_folder import RunFolder, open_existing, write_json, writing
 
 
@@ -93,7 +93,7 @@ def test_an_existing_run_is_opened_with_its_configuration(tmp_path: Path) -> Non
     assert folder.path == tmp_path
     assert found.model_dump(exclude={"run", "tracking"}) == started.model_dump(exclude={"run", "tracking"})
     assert found.run == str(tmp_path)
-    with pytest.raises(ConfigError, match="is no run folder"):
+    with pytest.raises(DataError, match="no run folder"):
         open_existing(tmp_path / "stages")
 
 

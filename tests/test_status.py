@@ -12,6 +12,7 @@ import pytest
 from pit_ray import status
 from pit_ray.errors import DataError
 from pit_ray.events import read_events, record_event
+from pit_ray.run_folder import RunFolder
 from pit_ray.status import StatusWriter, describe_status
 
 
@@ -28,29 +29,29 @@ def test_a_run_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "WRITE_SECONDS", 0.05)
     metrics(tmp_path)
     record_event(tmp_path, "rollout/1 died: killed")
-    with StatusWriter(tmp_path, working):
+    with StatusWriter(RunFolder(tmp_path), working):
         time.sleep(0.2)
-        said = describe_status(tmp_path)
+        said = describe_status(RunFolder(tmp_path))
     assert "running, process " in said
     assert "ppo_policy policy: 4 steps, the last 1 min 30 s ago" in said
     assert "rollout/0      generate" in said and "on n1" in said
     assert said.splitlines()[-1].endswith("rollout/1 died: killed")
-    assert "finished" in describe_status(tmp_path)
+    assert "finished" in describe_status(RunFolder(tmp_path))
 
 
 def test_a_run_that_failed_and_one_whose_driver_died(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="broken"), StatusWriter(tmp_path, dict):
+    with pytest.raises(ValueError, match="broken"), StatusWriter(RunFolder(tmp_path), dict):
         raise ValueError("broken")
-    assert ": failed 0.0 s ago" in describe_status(tmp_path)
-    with StatusWriter(tmp_path, dict):
+    assert ": failed 0.0 s ago" in describe_status(RunFolder(tmp_path))
+    with StatusWriter(RunFolder(tmp_path), dict):
         left = json.loads((tmp_path / status.FILE).read_text())
     (tmp_path / status.FILE).write_text(json.dumps(left | {"time": time.time() - 3600}))
-    assert "has not been heard of for 1 h 00 min" in describe_status(tmp_path)
+    assert "has not been heard of for 1 h 00 min" in describe_status(RunFolder(tmp_path))
 
 
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run has been started here"):
-        describe_status(tmp_path)
+        describe_status(RunFolder(tmp_path))
 
 
 def test_events_are_masked_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
@@ -62,6 +63,6 @@ def test_events_are_masked_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_what_a_model_wrote_cannot_drive_a_terminal(tmp_path: Path) -> None:
-    with StatusWriter(tmp_path, dict):
+    with StatusWriter(RunFolder(tmp_path), dict):
         record_event(tmp_path, "odd \x1b[31m name")
-        assert "\x1b" not in describe_status(tmp_path)
+        assert "\x1b" not in describe_status(RunFolder(tmp_path))

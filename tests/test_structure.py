@@ -17,7 +17,7 @@ FORBIDDEN = {"pit_ray": {"ray", "vllm", "deepspeed"}}
 ORDER = (
     ("secrets", "errors", "records", "metrics"),
     ("config",),
-    ("roles", "run_folder", "checkpoint", "events", "interrupts", "tracking", "status"),
+    ("roles", "store", "run_folder", "checkpoint", "events", "interrupts", "progress", "tracking", "status", "lease"),
     ("data",),
     ("maths",),
     ("models",),

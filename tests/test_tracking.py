@@ -14,7 +14,8 @@ from rich.console import Console
 from pit_ray.config.tree import Tracking
 from pit_ray.errors import DataError
 from pit_ray.metrics import Metrics
-from pit_ray.tracking import Tracker, duration, read_metrics, visible
+from pit_ray.progress import duration
+from pit_ray.tracking import Tracker, read_metrics, visible
 
 PLAIN = Tracking(wandb=False, console="plain")
 STEP = Metrics.of(

@@ -125,8 +125,9 @@ class Tracking(Section):
     """Also to Weights & Biases: online when logged in, else offline in the run folder; it never asks."""
     project: str = "pit-ray"
     """Of Weights & Biases."""
-    console: Literal["auto", "live", "plain"] = "auto"
-    """live: a display that redraws; plain: one line a step; auto: live on a terminal."""
+    console: Literal["auto", "live", "plain", "json"] = "auto"
+    """live: a display that redraws; plain: one line a step; auto: live on a terminal; json: a JSON object a line, for
+    programs that collect logs."""
     rollouts_every: PositiveInt = 1
     """Steps between Parquet records of all rollouts."""
 

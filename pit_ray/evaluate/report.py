@@ -18,9 +18,10 @@ from pit_ray.evaluate.contests import STEP
 from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points, rl_charts, supervised_charts
 from pit_ray.evaluate.gap_reward import GapMeasure
 from pit_ray.evaluate.systems import Health
+from pit_ray.progress import duration
 from pit_ray.run_folder import write_text
 from pit_ray.secrets import masked
-from pit_ray.tracking import duration, read_metrics, visible
+from pit_ray.tracking import read_metrics, visible
 
 COMPARED = {
     "improver_vs_policy": "improver vs. policy",

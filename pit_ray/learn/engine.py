@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pit_ray.config.training import Optimizer
 from pit_ray.errors import TrainingError
+from pit_ray.store import Store
 
 T = TypeVar("T")
 
@@ -89,6 +91,14 @@ def micro_steps(engine: Engine, losses: list[Callable[[], Tensor]], count: float
     if not math.isfinite(norm):
         raise TrainingError(f"the gradient is not finite (norm {norm}); lower optimizer.lr or optimizer.grad_clip")
     return norm
+
+
+def push_parts(engine: Engine, folder: Path, store: Store) -> None:
+    """Puts what the ranks have written to a folder into the store, once for each machine; every rank must call."""
+    machines = engine.gather(socket.gethostname())  # all have written
+    if machines.index(machines[engine.rank]) == engine.rank:
+        store.push(folder)
+    engine.gather(None)  # all is there
 
 
 class TorchEngine:

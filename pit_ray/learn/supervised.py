@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pit_ray.checkpoint import Checkpoints
+from pit_ray.checkpoint import Checkpoints, checkpoints_in
 from pit_ray.config.training import Supervised
 from pit_ray.data.parquet import read_pairs
 from pit_ray.data.randomness import derive_seed
@@ -19,14 +20,15 @@ from pit_ray.data.splits import draw_order
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import TrainingError
 from pit_ray.learn import reward, sft
-from pit_ray.learn.engine import Engine, EngineFactory
+from pit_ray.learn.engine import Engine, EngineFactory, push_parts
 from pit_ray.learn.modules import Policy, Reward
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
 from pit_ray.records import Pairs
 from pit_ray.roles import FitJob
-from pit_ray.run_folder import write_text, writing
+from pit_ray.run_folder import CHECKPOINTS, write_json, write_text, writing
 
+METRICS, FINISHED = "metrics.jsonl", "finished.json"
 KEPT = 2
 """Checkpoints of a stage: one to go on from, and one before it should that be damaged."""
 
@@ -44,7 +46,7 @@ def total_steps(section: Supervised, pairs: int) -> int:
 
 def checkpoints_of(job: FitJob) -> Checkpoints:
     """Where a stage keeps what it resumes from."""
-    return Checkpoints(job.folder / "checkpoints", KEPT)
+    return checkpoints_in(job.folder / CHECKPOINTS, KEPT, job.store)
 
 
 def fit(job: FitJob, make_engine: EngineFactory) -> None:
@@ -52,7 +54,10 @@ def fit(job: FitJob, make_engine: EngineFactory) -> None:
 
     Raises TrainingError, naming stage and step, when the loss is not finite.
     """
+    started = time.monotonic()
     section, model_config = section_of(job), job.config.model
+    for path in (job.pairs, job.validation, job.model, job.renderer):
+        job.store.pull(path)
     pairs, renderer = read_pairs(job.pairs), Renderer.load(job.renderer)
     bridge = renderer.bridge if job.kind in ("sft_improver", "gap_reward") else None
     dtype, trust = torch_dtype(model_config.dtype), model_config.trust_remote_code
@@ -79,6 +84,11 @@ def fit(job: FitJob, make_engine: EngineFactory) -> None:
     if job.kind in ("reward", "gap_reward"):
         _log(job, engine, steps, validate(engine, read_pairs(job.validation), bridge, renderer.eos, section))
     _write_model(engine, model, renderer, job.folder / "model")
+    if engine.rank == 0:
+        write_json(job.folder / FINISHED, {"seconds": time.monotonic() - started})
+        for name in ("model", METRICS, FINISHED):
+            job.store.push(job.folder / name)
+    engine.gather(None)  # the mark stands
 
 
 def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, section: Supervised) -> Metrics:
@@ -99,9 +109,11 @@ def _restore(job: FitJob, engine: Engine) -> int:
     folder = engine.gather(checkpoints_of(job).newest(lambda _: None) if engine.rank == 0 else None)[0]
     steps_done = 0 if folder is None else int(folder.name.removeprefix("step-"))
     if folder is not None:
+        job.store.pull(folder / "engine")
         engine.load(folder / "engine")
     if engine.rank == 0:
-        path = job.folder / "metrics.jsonl"
+        path = job.folder / METRICS
+        job.store.pull(path)
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < steps_done]
         write_text(path, "".join(kept))
@@ -110,14 +122,16 @@ def _restore(job: FitJob, engine: Engine) -> int:
 
 def _save(job: FitJob, engine: Engine, steps_done: int, model: Any, renderer: Renderer) -> None:
     """A checkpoint after so many steps: engine/, which every rank writes its part of, and model/."""
-    checkpoints = checkpoints_of(job)
-    sealed = checkpoints.write(f"step-{steps_done:06d}") if engine.rank == 0 else nullcontext(checkpoints.part)
+    checkpoints, name = checkpoints_of(job), f"step-{steps_done:06d}"
+    sealed = checkpoints.write(name) if engine.rank == 0 else nullcontext(checkpoints.place(name))
     with sealed as folder:
         engine.gather(None)  # the folder stands
         with writing(folder):
             engine.save(folder / "engine")
         _write_model(engine, model, renderer, folder / "model")
-        engine.gather(None)  # every rank has written
+        push_parts(engine, folder, job.store)
+        if engine.rank == 0:
+            job.store.push(job.folder / METRICS)
 
 
 def _write_model(engine: Engine, model: Any, renderer: Renderer, folder: Path) -> None:
@@ -133,6 +147,6 @@ def _log(job: FitJob, engine: Engine, step: int, metrics: Metrics) -> None:
     for part in engine.gather(dict(metrics)):
         merged = merged | part
     if engine.rank == 0:
-        path = job.folder / "metrics.jsonl"
+        path = job.folder / METRICS
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **merged}) + "\n")

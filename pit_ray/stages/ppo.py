@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pit_ray.canary import canary
-from pit_ray.checkpoint import Checkpoints
+from pit_ray.checkpoint import Checkpoints, checkpoints_in
 from pit_ray.config.training import Phase, Ppo
 from pit_ray.curriculum import (
     IMPROVER,
@@ -31,7 +31,7 @@ from pit_ray.improve import without_end
 from pit_ray.metrics import Metrics
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import Learner, LearnerSpec, Recorder, Ref, ReferenceScorer, RolloutPool, Scorer
-from pit_ray.run_folder import write_json
+from pit_ray.run_folder import CHECKPOINTS, write_json
 from pit_ray.stages.context import RunContext
 from pit_ray.stages.stop import LearnBatch, past_limits, save_stop
 
@@ -63,7 +63,7 @@ class PpoStage:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints", self.ppo.keep_checkpoints)
+        return checkpoints_in(self.folder / CHECKPOINTS, self.ppo.keep_checkpoints, self.context.folder.store)
 
     @contextmanager
     def timed(self, part: str):
@@ -94,6 +94,7 @@ def run(context: RunContext, name: str) -> None:
         total_steps=total,
         seed=derive_seed(context.config.seed, name),
         trust_remote_code=context.config.model.trust_remote_code,
+        store=context.folder.store,
     )
     loading = [
         stage.learner.start(spec, resume),
@@ -257,6 +258,7 @@ def save(stage: PpoStage, state: PpoState, steps: PpoState | None = None) -> Non
         stage.learner.save(folder / "learner").result()
         stage.learner.write_model(folder / "model").result()
         write_json(folder / "state.json", state.plain())
+        stage.context.folder.keep_records()  # the steps that are done with it
 
 
 def checkpoint_until(folder: Path, step: int) -> Path | None:
@@ -270,4 +272,5 @@ def last_checkpoint(stage: PpoStage) -> tuple[PpoState, Path | None]:
     newest = stage.checkpoints.newest(stage.context.tracker.note)
     if newest is None:
         return PpoState(kl_coefficient=stage.ppo.kl.coefficient), None
+    stage.context.folder.store.pull(newest / "state.json")
     return PpoState.of(json.loads((newest / "state.json").read_text())), newest / "learner"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-from pathlib import Path
 
-from pit_ray.learn.supervised import checkpoints_of, section_of, total_steps
+from pit_ray.learn.supervised import FINISHED, METRICS, checkpoints_of, section_of, total_steps
 from pit_ray.metrics import Metrics
 from pit_ray.roles import FitJob, FitKind
 from pit_ray.stages.context import RunContext
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, STORE_POLL_SECONDS = 0.5, 5.0
+"""How often a worker group's metrics are looked for, in a folder and in an object store."""
 
 
 def jobs(context: RunContext, kinds: tuple[FitKind, ...]) -> list[FitJob]:
@@ -36,6 +35,7 @@ def job(context: RunContext, kind: FitKind) -> FitJob:
         model=context.model(start) if start else context.base,
         renderer=context.renderer_folder,
         folder=context.folder.stage(kind),
+        store=context.folder.store,
     )
 
 
@@ -57,18 +57,18 @@ def follow(context: RunContext, item: FitJob, fitting) -> None:
     pairs = len(context.pairs("sft" if item.kind.startswith("sft") else "reward"))
     context.tracker.begin(item.stage, total_steps(section_of(item), pairs))
     context.tracker.rewind(item.stage, 0)
-    seen, mark = 0, item.folder / "finished.json"
+    seen, poll = 0, STORE_POLL_SECONDS if item.store.remote else POLL_SECONDS
     while True:
-        finished = mark.is_file()
-        if not finished:
+        mark = item.store.read(item.folder / FINISHED)
+        if mark is None:
             with contextlib.suppress(TimeoutError):
-                fitting.result(timeout=POLL_SECONDS)
+                fitting.result(timeout=poll)
         seen = _log_new(context, item, seen)
-        if finished:
+        if mark is not None:
             break
-    seconds = float(json.loads(mark.read_text())["seconds"])
+    seconds = float(json.loads(mark)["seconds"])
     context.folder.finish(item.stage, seconds)
-    shutil.rmtree(checkpoints_of(item).folder, ignore_errors=True)  # the model is all that is needed from here on
+    item.store.remove(checkpoints_of(item).folder)  # the model is all that is needed from here on
     context.tracker.end(item.stage, seconds)
 
 
@@ -77,10 +77,7 @@ def _log_new(context: RunContext, item: FitJob, seen: int) -> int:
 
     A stage that goes on from a checkpoint first drops the lines after it, and writes them again, equal.
     """
-    path: Path = item.folder / "metrics.jsonl"
-    if not path.is_file():
-        return seen
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (item.store.read(item.folder / METRICS) or b"").decode().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     for line in whole[seen:]:
         record = json.loads(line)

@@ -93,7 +93,7 @@ def local_ray(config: Config) -> Iterator[None]:
 
 def supervised(role: str, create: Callable[[Bundle], Any], count: int) -> Group:
     """Actors of a role that nobody replaces."""
-    supervisor = Supervisor(Faults(infrastructure=0), "", Path("stacks.txt"), print, lambda: None)
+    supervisor = Supervisor(Faults(infrastructure=0), "", Path("stacks.txt"), print, lambda: None, print)
     bundles = [Bundle(role, i, 0.5, 0.0) for i in range(count)]
     supervisor.groups[role] = Group([Worker(b, partial(create, b)) for b in bundles], supervisor)
     supervisor.groups.setdefault("learner", Group([], supervisor))

@@ -31,6 +31,7 @@ from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import load_causal, load_scalar
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec, Resolved
+from pit_ray.store import Store
 from tests.actors.conftest import supervised
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,7 @@ def spec(folders: dict[str, Path], micro_batch_tokens: int = 600) -> LearnerSpec
         total_steps=3,
         seed=11,
         trust_remote_code=False,
+        store=Store(folders["policy"]),
     )
 
 

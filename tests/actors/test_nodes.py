@@ -48,8 +48,11 @@ def test_a_node_lost_and_another_come(recipe: Path, undisturbed: Path, tmp_path:
     assert standing["learner/0"] != standing["learner/1"]
     assert standing["rollout/0"] != standing["rollout/1"]
     head = cluster.head_node.node_id
-    lost = next(node for node in cluster.list_all_nodes() if node.node_id in (
-        standing["learner/0"], standing["learner/1"]) and node.node_id != head)
+    lost = next(
+        node
+        for node in cluster.list_all_nodes()
+        if node.node_id in (standing["learner/0"], standing["learner/1"]) and node.node_id != head
+    )
     cluster.remove_node(lost, allow_graceful=False)
     run.wait_for("waiting for ")
     cluster.add_node(num_cpus=1)

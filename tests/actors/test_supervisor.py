@@ -56,8 +56,6 @@ class Adder:
         raise DataError("bad data")
 
 
-
-
 Start = Callable[..., tuple[Supervisor, dict[str, Group], list[str]]]
 
 
@@ -68,7 +66,8 @@ def start(local_ray: None, tmp_path: Path) -> Iterator[Start]:
 
     def begin(**faults: Any) -> tuple[Supervisor, dict[str, Group], list[str]]:
         said: list[str] = []
-        supervisor = Supervisor(Faults(**faults), NAMESPACE, tmp_path / "stacks.txt", said.append, lambda: None)
+        stacks = tmp_path / "stacks.txt"
+        supervisor = Supervisor(Faults(**faults), NAMESPACE, stacks, said.append, lambda: None, lambda role: None)
 
         def worker(role: str, index: int) -> Worker:
             bundle = Bundle(role, index, 0, 0)

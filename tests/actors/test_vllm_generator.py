@@ -27,6 +27,7 @@ from pit_ray.in_process import TorchLearner
 from pit_ray.records import Prompts, Rollouts
 from pit_ray.roles import GenerateRequest, LearnerSpec, Resolved
 from pit_ray.scoring import ReferencePolicy
+from pit_ray.store import Store
 from tests.actors.conftest import supervised
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ def pool(local_ray: None, config: Config, folders: dict[str, Path], renderer: Re
 
     def create(bundle: Bundle) -> Any:
         kind = RolloutActor.options(num_cpus=0.5, runtime_env=environment)
-        return kind.remote(bundle, folders["policy"], config, renderer.eos, 200)
+        return kind.remote(bundle, folders["policy"], config, Store(folders["policy"]), renderer.eos, 200)
 
     group = supervised("rollout", create, 2)
     yield RayRolloutPool(group, Deadlines())
@@ -101,7 +102,7 @@ def ahead(pool: RayRolloutPool, folders: dict[str, Path], asked: Rollouts) -> To
     """A learner one small update ahead of the workers, with which it agreed before."""
     ppo = Ppo(phases=(Phase(name="p", drafts="annotated", steps=3),))
     policy, learner = folders["policy"], TorchLearner()
-    learner.start(LearnerSpec(policy, folders["reward"], policy, ppo, "float32", 3, 11, False), None)
+    learner.start(LearnerSpec(policy, folders["reward"], policy, ppo, "float32", 3, 11, False, Store(policy)), None)
     pool.load(policy, 0).result()
     assert difference(learner, pool, asked, 0) < 1e-4
     generator = torch.Generator().manual_seed(3)

@@ -26,7 +26,7 @@ PPO_STEPS = {"ppo_policy": 2, "ppo_improver": 7}
 ITERATIONS = 2
 
 
-def config_for(run: Path, **changes: Any) -> Config:
+def config_for(run: Path | str, **changes: Any) -> Config:
     """A run of every stage that takes seconds."""
     fast = {"lr": 1e-3, "warmup_steps": 1}
     supervised = {"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2, "optimizer": fast}
@@ -71,6 +71,7 @@ def deployment(config: Config, kind: type[InProcess] = InProcess, **options: Any
         data = folder.stage("data")
         return kind(
             config,
+            folder.store,
             lambda: Path((data / "base.txt").read_text(encoding="utf-8").strip()),
             data / "renderer",
             lambda: Renderer.load(data / "renderer").eos,

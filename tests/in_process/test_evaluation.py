@@ -48,7 +48,7 @@ class Fickle(InProcess):
         self.prompts = frozenset(row.tobytes() for row in read_pairs(held_out).prompt.rows())
 
     def reward(self) -> TorchScorer:
-        scorer = self._once("reward", lambda: FickleScorer(self.config))
+        scorer = self._once("reward", lambda: FickleScorer(self.config, self.store))
         scorer.held_out = self.prompts
         return scorer
 

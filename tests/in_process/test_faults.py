@@ -57,7 +57,7 @@ class DisturbedRollout(TorchRollout):
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
         if prompts.bridge is not None:
             self.calls += 1
-            if self.calls > self.at >= 0:
+            if self.calls == self.at + 1:
                 self.act()
         return super().generate(prompts, request)
 
@@ -76,7 +76,7 @@ class DisturbedLearner(TorchLearner):
     ) -> Resolved[Metrics]:
         if self.improving:
             self.calls += 1
-            if self.calls > self.at >= 0:
+            if self.calls == self.at + 1:
                 self.act()
         return super().learn(rollouts, scores, reference, kl_coefficient, seed)
 
@@ -92,7 +92,9 @@ class Disturbed(InProcess):
         return self._once("learner", lambda: self._disturbed(DisturbedLearner(), "learn"))
 
     def rollout(self) -> TorchRollout:
-        return self._once("rollout", lambda: self._disturbed(DisturbedRollout(self.base(), self.eos()), "generate"))
+        return self._once(
+            "rollout", lambda: self._disturbed(DisturbedRollout(self.base(), self.eos(), self.store), "generate")
+        )
 
     def _disturbed(self, role: Any, where: str) -> Any:
         if where == self.where:
@@ -140,7 +142,9 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def contents(folder: RunFolder) -> dict[str, bytes]:
-    return {str(p.relative_to(folder.path)): p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    """Every file's bytes but those of what tells what the run is doing just now."""
+    files = [path for path in folder.path.rglob("*") if path.is_file() and path.name != "status.json"]
+    return {str(path.relative_to(folder.path)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Poisoned(InProcess):
     """A deployment with that scorer."""
 
     def reward(self) -> TorchScorer:
-        return self._once("reward", lambda: PoisonedScorer(self.config))
+        return self._once("reward", lambda: PoisonedScorer(self.config, self.store))
 
 
 class ForgetfulRollout(TorchRollout):
@@ -63,7 +63,7 @@ class Forgetful(InProcess):
     """A deployment with those rollout workers."""
 
     def rollout(self) -> TorchRollout:
-        return self._once("rollout", lambda: ForgetfulRollout(self.base(), self.eos()))
+        return self._once("rollout", lambda: ForgetfulRollout(self.base(), self.eos(), self.store))
 
 
 def stamps(run: Path) -> dict[str, tuple[int, int]]:

@@ -19,7 +19,7 @@ def generated(
     folder: RunFolder, shard_size: int, seed: int = 1, temperature: float = 0.8, longest: int = 12
 ) -> Rollouts:
     """Sixteen responses of the tuned policy."""
-    pool = TorchRollout(folder.model("ppo_policy"), Renderer.load(folder.stage("data") / "renderer").eos)
+    pool = TorchRollout(folder.model("ppo_policy"), Renderer.load(folder.stage("data") / "renderer").eos, folder.store)
     prompts = plain_prompts(read_pairs(folder.stage("data") / "rl.parquet"), np.arange(16), 100)
     request = GenerateRequest(temperature=temperature, max_new_tokens=longest, seed=seed, shard_size=shard_size)
     return pool.generate(prompts, request).result()
@@ -57,7 +57,8 @@ def test_draws_depend_on_seed_and_shard_alone(finished: RunFolder) -> None:
     assert again.response.values.tolist() == first.response.values.tolist()
     assert other.response.values.tolist() != first.response.values.tolist()
     # A shard draws the same with or without the others.
-    pool = TorchRollout(finished.model("ppo_policy"), Renderer.load(finished.stage("data") / "renderer").eos)
+    eos = Renderer.load(finished.stage("data") / "renderer").eos
+    pool = TorchRollout(finished.model("ppo_policy"), eos, finished.store)
     request = GenerateRequest(temperature=0.8, max_new_tokens=12, seed=1, shard_size=8)
     second = pool.generate(first.prompts.take(np.arange(8, 16)), request).result()
     assert second.response.values.tolist() == first.take(np.arange(8, 16)).response.values.tolist()

@@ -26,6 +26,7 @@ from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, load_tokenizer
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
+from pit_ray.store import Store
 
 EOS = 1
 BRIDGE = np.array([1, 40, 41], dtype=np.int32)
@@ -51,7 +52,7 @@ def spec(policy: Path, value: Path, budget: int, dtype: str = "float32") -> Lear
     optimizer = OPTIMIZER.model_copy(update={"micro_batch_tokens": budget})
     phases = (Phase(name="improver", drafts="annotated", steps=2),)
     settings = Ppo(phases=phases, epochs=1, minibatches=1, value_clip=0.2, optimizer=optimizer)
-    return LearnerSpec(policy, value, policy, settings, dtype, 2, 7, False)
+    return LearnerSpec(policy, value, policy, settings, dtype, 2, 7, False, Store(policy))
 
 
 def learned(pairs: Pairs, learner: PpoLearner) -> Metrics:

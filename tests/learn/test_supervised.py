@@ -24,6 +24,7 @@ from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.supervised import checkpoints_of, fit, total_steps
 from pit_ray.records import Pairs
 from pit_ray.roles import FitJob, FitKind
+from pit_ray.store import Store
 
 SECTION = Supervised(
     epochs=2, batch_size=4, checkpoint_every=2, optimizer=Optimizer(lr=1e-2, warmup_steps=0, micro_batch_tokens=200)
@@ -48,7 +49,7 @@ def job(causal: Path, tokenizer: PreTrainedTokenizerFast, pairs: Pairs, tmp_path
     return FitJob(
         stage="sft_policy", kind="sft_policy", config=CONFIG, pairs=tmp_path / "pairs.parquet",
         validation=tmp_path / "validation.parquet", model=causal, renderer=tmp_path / "renderer",
-        folder=tmp_path / "stage",
+        folder=tmp_path / "stage", store=Store(tmp_path),
     )  # fmt: skip
 
 

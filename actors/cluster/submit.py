@@ -1,0 +1,117 @@
+"""`pit-ray submit`: a run as a job of a cluster, checked before anything is uploaded, and followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state import list_nodes
+
+from actors.cluster.package import Package
+from actors.plan import plan_actors, require
+from pit_ray.config import Config
+from pit_ray.errors import ConfigError, InfraError, cause
+from pit_ray.run_folder import COMMIT, environment
+from pit_ray.store import store_of
+
+AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
+AGAIN_SECONDS = 2.0
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """The cluster's job server. InfraError when nobody answers, ConfigError when it wants another token or has another
+    version of Ray."""
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every package and socket
+    try:
+        client = JobSubmissionClient(address)
+        theirs = client._server_ray_version
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"{address} refuses the token: export RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token or "
+            f"RAY_AUTH_TOKEN ({cause(error)})"
+        ) from error
+    except (ConnectionError, RuntimeError) as error:
+        raise InfraError(
+            f"no cluster answers at {address}; open the way with `ray dashboard FILE` or `kubectl port-forward`, or "
+            f"give --address ({cause(error)})"
+        ) from error
+    if theirs != ray.__version__:
+        raise ConfigError(
+            f"{address} runs Ray {theirs}, this machine Ray {ray.__version__}; both take theirs from requirements/: "
+            "run `ray up` again from this checkout, or check out the commit that the cluster was started from"
+        )
+    return client
+
+
+def check_run(config: Config) -> None:
+    """ConfigError for a run folder that would go with the job's working folder."""
+    if not (store_of(config.run).remote or Path(config.run).is_absolute()):
+        raise ConfigError(
+            f"run={config.run}: on a cluster a relative folder lies in the job's temporary one and goes with it; give "
+            "a path that all nodes share or an object store, for instance run=/shared/runs/hh or run=s3://bucket/runs/hh"
+        )
+
+
+def check_room(config: Config, address: str) -> None:
+    """ConfigError when the nodes that are up cannot hold the run's actors."""
+    up = [node for node in list_nodes(address=address, limit=10_000) if node.state == "ALIVE"]
+    have = {name: sum((node.resources_total or {}).get(name, 0.0) for node in up) for name in ("CPU", "GPU")}
+    require(plan_actors(config), have, f"the cluster with its {len(up)} nodes")
+
+
+def check_alone(client: JobSubmissionClient, run: str) -> None:
+    """ConfigError when a job of the cluster is at work on this run."""
+    for job in client.list_jobs():
+        if job.status in AT_WORK and (job.metadata or {}).get("run") == run:
+            raise ConfigError(
+                f"run={run} is being worked on by job {job.submission_id}; follow it with `ray job logs -f "
+                f"{job.submission_id}`, end it with `ray job stop {job.submission_id}`, or give another run"
+            )
+
+
+def submit(client: JobSubmissionClient, package: Package, arguments: Sequence[str], config: Config) -> str:
+    """Uploads the package and starts `pit-ray train` with these arguments; the job's id."""
+    here = environment()
+    metadata = {"run": config.run, "commit": here["commit"] or "unknown", "lock": here["lock"] or "unknown"}
+    with package.folder() as folder:
+        return client.submit_job(
+            entrypoint=shlex.join(["python", "-m", "actors.cli", "train", *arguments]),
+            runtime_env={"working_dir": str(folder), "env_vars": {COMMIT: metadata["commit"]}},
+            metadata=metadata,
+        )
+
+
+def follow(client: JobSubmissionClient, job: str, show: Callable[[str], Any]) -> int:
+    """Shows the job's log to its end; the driver's exit code. A connection that breaks is taken up again."""
+    shown = 0
+    while True:
+        try:
+            shown = asyncio.run(_tail(client, job, shown, show))
+        except (OSError, RuntimeError) as error:
+            show(f"(the log is interrupted: {cause(error)})\n")
+        info = client.get_job_info(job)
+        if info.status.is_terminal():
+            if info.driver_exit_code is None:
+                raise InfraError(f"job {job} {info.status.lower()}: {info.message}")
+            return info.driver_exit_code
+        time.sleep(AGAIN_SECONDS)
+
+
+async def _tail(client: JobSubmissionClient, job: str, shown: int, show: Callable[[str], Any]) -> int:
+    """Shows what comes after the first `shown` characters of the log; how many have been shown then."""
+    seen = 0
+    async for text in client.tail_job_logs(job):
+        fresh = text[max(0, shown - seen) :]
+        seen += len(text)
+        if fresh:
+            show(fresh)
+            shown = max(shown, seen)
+    return shown
