@@ -95,6 +95,14 @@ class Group:
             worker.loaded = (method, args)
         return self.each(method, *args)
 
+    def retire(self, worker: Worker) -> None:
+        """Goes on without a worker; what it was asked, another is to be asked."""
+        ray.kill(worker.handle, no_restart=True)
+        self.workers.remove(worker)
+        with self._counting:
+            for i, call in enumerate(call for call in self._calls if call.worker is worker):
+                call.move(self.workers[i % len(self.workers)])
+
     def ref(
         self, calls: list[Call], what: str, deadline: float, merge: Callable[[Sequence[Any]], T] = first
     ) -> RayRef[T]:

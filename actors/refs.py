@@ -65,6 +65,10 @@ class Call:
         self.read = [call.asked for call in self.inputs]
         self.asked += 1
 
+    def move(self, worker: Place) -> None:
+        """Leaves a worker that will not be replaced to another one."""
+        self.worker, self.generation = worker, -1
+
     def mend(self) -> None:
         """Asks again what was lost with an actor, and what was to be made from that."""
         for call in self.inputs:

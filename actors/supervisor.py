@@ -66,10 +66,12 @@ class Supervisor:
             worker.replace()
             self.replaced(worker.bundle.role)
         self.settle(dead)
-        loading = [reloaded for worker in dead if (reloaded := worker.reload()) is not None]
+        new = [worker for worker in dead if worker in self._workers()]
+        loading = [reloaded for worker in new if (reloaded := worker.reload()) is not None]
         ray.get(loading, timeout=self.faults.recovery_deadline)
-        names = ", ".join(worker.bundle.name for worker in dead)
-        self.note(f"replaced {names} in {time.monotonic() - started:.1f} s")
+        if new:
+            names = ", ".join(worker.bundle.name for worker in new)
+            self.note(f"replaced {names} in {time.monotonic() - started:.1f} s")
 
     def settle(self, workers: Sequence[Worker]) -> None:
         """Returns once all answer; one that was sent to a dying node is made anew."""
@@ -119,8 +121,12 @@ class Supervisor:
                 try:
                     worker.node = ray.get(answer, timeout=TRY_SECONDS)
                     return
-                except GetTimeoutError:
-                    pass  # an engine takes its time; no room takes longer
+                except GetTimeoutError:  # an engine takes its time; no room takes longer
+                    if self._can_do_without(worker):
+                        self.groups["rollout"].retire(worker)
+                        left = len(self.groups["rollout"].workers)
+                        self.note(f"going on without {worker.bundle.name}, with {left} rollout workers")
+                        return
                 except RayActorError as error:
                     self._within_deadline(worker, started, error)
                     worker.replace()
@@ -129,6 +135,11 @@ class Supervisor:
                 if time.monotonic() - told > TELL_SECONDS:
                     told = time.monotonic()
                     self.note(f"waiting for {worker.bundle.name}: {self.shortfall() or 'it is starting'}")
+
+    def _can_do_without(self, worker: Worker) -> bool:
+        """Whether this is one rollout worker more than must be, and there is no room for it."""
+        fewest, workers = self.faults.fewest_rollout_workers, self.groups["rollout"].workers
+        return fewest is not None and worker in workers and len(workers) > fewest and self.shortfall() is not None
 
     def _within_deadline(self, worker: Worker, started: float, error: Exception | None) -> None:
         waited = time.monotonic() - started

@@ -39,6 +39,8 @@ def check(now: Answers, before: Answers | None, tolerance: float) -> Metrics:
     TrainingError where it passes `tolerance`, and where a worker answers to the bit as it did `before` although the
     learner's answers have moved: a skipped sync shows in this way at any precision.
     """
+    if before is not None and len(before.workers_WT) != len(now.workers_WT):
+        before = None  # a worker has gone, and who answered what before is not known
     difference_W = np.abs(now.workers_WT - now.learner_T).max(axis=1)
     same_W = np.zeros(len(difference_W), dtype=bool)
     if before is not None and np.median(np.abs(now.learner_T - before.learner_T)) > MOVED:

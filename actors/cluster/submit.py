@@ -35,8 +35,8 @@ def connect(address: str) -> JobSubmissionClient:
         theirs = client._server_ray_version
     except AuthenticationError as error:
         raise ConfigError(
-            f"{address} refuses the token: export RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token or "
-            f"RAY_AUTH_TOKEN ({cause(error)})"
+            f"{address} refuses the token: export RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token "
+            f"or RAY_AUTH_TOKEN ({cause(error)})"
         ) from error
     except (ConnectionError, RuntimeError) as error:
         raise InfraError(

@@ -87,6 +87,8 @@ class Faults(Section):
     """Deaths of actors, by whatever cause, that a run recovers from."""
     recovery_deadline: PositiveFloat = 1800.0
     """Seconds to wait for room for an actor that is to be replaced, for instance until a lost node is back."""
+    fewest_rollout_workers: PositiveInt | None = None
+    """Go on with so many rollout workers while the cluster has no room for the others; by default, wait for room."""
     silence: PositiveFloat = 120.0
     """Seconds without a sign of life after which an actor is ended and replaced."""
 

@@ -186,6 +186,11 @@ class Config(Section):
             ppo: Ppo = getattr(self, name)
             if ppo.rollouts_per_step // ppo.minibatches < self.actors.learner.ranks:
                 raise ValueError(f"{name}: a minibatch must hold at least one sample per learner rank")
+        fewest, workers = self.actors.faults.fewest_rollout_workers, self.actors.rollout.workers
+        if fewest is not None and fewest > workers:
+            raise ValueError(
+                f"actors.faults.fewest_rollout_workers ({fewest}) must be at most actors.rollout.workers ({workers})"
+            )
         ranks = self.actors.learner.ranks
         sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "gap_reward")}
         for key, size in (sizes | {"data.validation": self.data.validation}).items():

@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.actors.prometheus import PROGRAM, Prometheus, dashboard_queries, prometheus
 from tests.disturbed import STAGES, Disturbed, differences, lives
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -58,7 +60,20 @@ def test_driver_learner_rank_and_rollout_actor(recipe: Path, undisturbed: Path, 
     assert differences(run.run, undisturbed) == []
 
 
-def test_a_run_mends_itself(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prometheus | None]:
+    """A Prometheus, where this machine has one."""
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
+    if PROGRAM is None:
+        yield None
+    else:
+        with prometheus(tmp_path) as started:
+            yield started
+
+
+def test_a_run_mends_itself_and_the_dashboard_shows_it(
+    recipe: Path, undisturbed: Path, tmp_path: Path, watching: Prometheus | None
+) -> None:
     before("ppo_policy", undisturbed, tmp_path / "run")
     run = Disturbed(recipe, tmp_path / "run")
     run.start()
@@ -73,6 +88,15 @@ def test_a_run_mends_itself(recipe: Path, undisturbed: Path, tmp_path: Path) -> 
     assert run.end() == 0, run.said[-4000:]
     assert "replaced reward/0 in " in run.said
     assert differences(run.run, undisturbed) == []
+    if watching is None:
+        pytest.skip("the dashboard's queries need prometheus")
+    silent = {title for title, query in dashboard_queries("run").items() if not watching.series(query)}
+    assert silent <= {"GPU of each node"}
+    assert {series["metric"]["role"] for series in watching.series("ray_pit_ray_restarts_total")} == {
+        "rollout", "reward", "learner",
+    }  # fmt: skip
+    (lag,) = {float(value) for series in watching.series("ray_pit_ray_policy_lag") for _, value in series["values"]}
+    assert lag == 0
 
 
 def test_ctrl_c_ends_a_supervised_stage_and_all_its_processes(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from actors import refs
+from actors import supervisor as supervision
 from actors.group import Group, Worker
 from actors.heart import Heart, beats, does
 from actors.plan import Bundle
@@ -64,10 +65,11 @@ def start(local_ray: None, tmp_path: Path) -> Iterator[Start]:
     """Two workers for each of two roles, and a learner, under a supervisor; and what it says."""
     workers: list[Worker] = []
 
-    def begin(**faults: Any) -> tuple[Supervisor, dict[str, Group], list[str]]:
+    def begin(lacking: str | None = None, **faults: Any) -> tuple[Supervisor, dict[str, Group], list[str]]:
         said: list[str] = []
-        stacks = tmp_path / "stacks.txt"
-        supervisor = Supervisor(Faults(**faults), NAMESPACE, stacks, said.append, lambda: None, lambda role: None)
+        supervisor = Supervisor(
+            Faults(**faults), NAMESPACE, tmp_path / "stacks.txt", said.append, lambda: lacking, lambda role: None
+        )
 
         def worker(role: str, index: int) -> Worker:
             bundle = Bundle(role, index, 0, 0)
@@ -150,6 +152,23 @@ def test_what_takes_too_long_ends_with_the_place_where_everybody_stood(start: St
     whole = (tmp_path / "stacks.txt").read_text()
     assert {"rollout/0", "rollout/1", "reward/0", "reward/1", "learner/0"} <= set(whole.splitlines())
     assert "test_supervisor.py" in whole and " slowly" in whole
+
+
+def test_where_a_worker_has_no_room_the_others_do_its_work_if_so_few_are_allowed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, groups, said = start(lacking="needs 2 CPUs, Ray has 1", fewest_rollout_workers=1)
+    monkeypatch.setattr(supervision, "TRY_SECONDS", 1.0)
+    rollout, reward = groups["rollout"], groups["reward"]
+    gone = rollout.workers[1]
+    gone.create = lambda: Adder.options(name="rollout/1", resources={"a lost node": 1}).remote(gone.bundle)
+    os.kill(pid(gone), signal.SIGKILL)
+    first = [rollout.share(i, "add", i) for i in range(4)]
+    second = [reward.share(i, "add", call) for i, call in enumerate(first)]
+    assert total(reward, second).result() == 6
+    assert [worker.bundle.name for worker in rollout.workers] == ["rollout/0"]
+    assert said[-1] == "going on without rollout/1, with 1 rollout workers"
+    assert total(rollout, [rollout.share(i, "add", i) for i in range(4)]).result() == 6
 
 
 def test_the_budget_ends_a_run_that_only_fails(start: Start) -> None:

@@ -117,7 +117,10 @@ def test_a_second_job_on_a_run_is_refused_and_ctrl_c_asks_whether_to_stop_the_fi
     ("arguments", "said"),
     [
         (["mine.yaml", "run=runs/here"], "on a cluster a relative folder lies in the job's temporary one"),
-        (["mine.yaml", "run=/tmp/x", "actors.rollout.workers=20"], "actors do not fit: needs .* the cluster with its 1"),
+        (
+            ["mine.yaml", "run=/tmp/x", "actors.rollout.workers=20"],
+            "do not fit: needs .* the cluster with its 1",
+        ),
         (["mine.yaml", "run=/tmp/x", "actors.learner.gpus=1"], "needs 1 GPUs, the cluster with its 1 nodes has 0"),
         (["mine.yaml", "run=ftp://x/y"], "'ftp://' is no storage"),
         (["my.yaml", "run=/tmp/x"], r"my\.yaml"),
