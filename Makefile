@@ -17,14 +17,14 @@ READY := $(VENV)/.ready
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: help quickstart test chaos replicate docs lock clean
+.PHONY: help quickstart test test-cluster chaos replicate docs lock clean
 # Without cached byte code every Ray worker would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
 .NOTPARALLEL:
 
 help:  ## list the targets
-	@awk -F ':|  ## ' '/^[a-z]+:.*  ## / { printf "  make %-11s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
+	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-11s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
 
 quickstart: $(READY)  ## install, then train an improver on two CPU cores and write a report
 	$(BIN)/pit-ray train quickstart
@@ -32,9 +32,12 @@ quickstart: $(READY)  ## install, then train an improver on two CPU cores and wr
 test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cluster"
 	@# 5: there is no test marked slow
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+test-cluster: $(READY)  ## ray up, a job and ray down on hosts in network namespaces; for root on Linux, with sshd and rsync
+	$(BIN)/python -m pytest -m cluster
 
 replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which takes hours; write results/replication.md
 	$(BIN)/python -m benchmarks.replicate

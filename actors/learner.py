@@ -59,8 +59,6 @@ class LearnerActor:
         """Joins the process group."""
         from actors.deepspeed_engine import init_distributed  # slow to import, and only needed in this process
 
-        if host.startswith("127."):
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         os.environ |= {"RANK": str(self.rank), "WORLD_SIZE": str(self.section.ranks), "LOCAL_RANK": "0"}
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
         torch.set_num_threads(self.section.threads)

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
+from actors.interface import name_interface
 from actors.node_packages import check_nodes
 from actors.placement import machine_resources
 from actors.plan import plan_actors, require
@@ -56,14 +57,14 @@ def start_ray(config: Config) -> None:
     options["logging_level"] = logging.WARNING
     if config.tracking.console == "json":
         options["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
-    address, environment = ray_address(config), dict(TRAIN_ENVIRONMENT)
+    address = ray_address(config)
     if address == "local":
         os.environ.pop("RAY_ADDRESS", None)
         keep_to_loopback()
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
         options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, runtime_env={"env_vars": environment}, **options)
+    every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": name_interface}
+    ray.init(address=address, runtime_env=every_process, **options)
     if address != "local":
         check_nodes()
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
