@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ class Heart:
     def __init__(self, name: str) -> None:
         self.name, self.doing, self.since = name, IDLE, time.time()
         context = ray.get_runtime_context()
-        self.place = {"pid": os.getpid(), "node": context.get_node_id()}
+        self.place = {"pid": os.getpid(), "node": socket.gethostname()}
         self.key, self.asked_key = _key(context.namespace, "beat", name), _key(context.namespace, "asked")
         self.told = b""
         threading.Thread(target=self._beat, name="heart", daemon=True).start()

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from actors.interface import name_interface
 from actors.node_packages import check_nodes
 from actors.placement import machine_resources
 from actors.plan import plan_actors, require
@@ -63,10 +62,11 @@ def start_ray(config: Config) -> None:
         keep_to_loopback()
         options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": name_interface}
+    every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": "actors.interface.name_interface"}
     ray.init(address=address, runtime_env=every_process, **options)
     if address != "local":
         check_nodes()
+    ray._private.worker._worker_logs_enabled = False  # what an actor's death means, the supervisor tells
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
 
 

@@ -35,7 +35,7 @@ class Place(Protocol):
 class Rescue(Protocol):
     """Who deals with failures."""
 
-    def recover(self, error: RayError, what: str, parts: Sequence[ray.ObjectRef]) -> None:
+    def recover(self, error: RayError, what: str, calls: Sequence[Call]) -> None:
         """Puts others in the place of the dead, or raises what ends the step or the run."""
 
     def listen(self) -> None:
@@ -85,6 +85,20 @@ class Call:
             return True
         return False
 
+    def error(self) -> RayError | None:
+        """What has gone wrong with it so far."""
+        try:
+            ray.get(self.ref, timeout=0)
+        except GetTimeoutError:
+            return None
+        except RayError as error:
+            return error
+        return None
+
+    def change(self, args: tuple[Any, ...]) -> None:
+        """Asks for something else when it is next mended."""
+        self.args, self.generation = args, -1
+
 
 class RayRef(Generic[T]):
     """A value in one or more parts (shards, ranks), each a call; `merge` makes it whole."""
@@ -118,7 +132,7 @@ class RayRef(Generic[T]):
                 else:
                     raise self.supervisor.expired(self.what, limit) from None
             except RayError as error:
-                self.supervisor.recover(error, self.what, self.parts)
+                self.supervisor.recover(error, self.what, self.calls)
                 for call in self.calls:
                     call.mend()
 
@@ -173,7 +187,7 @@ def translated(error: BaseException, what: str) -> PitRayError:
     if isinstance(cause, PitRayError):
         return cause
     if isinstance(cause, RayActorError):
-        return InfraError(f"{what}: {dead_name(cause)} died: {str(cause).strip().splitlines()[-1]}")
+        return InfraError(f"{what}: {dead_name(cause)} died: {reason_of(cause)}")
     return InfraError(f"{what}: {type(cause).__name__}: {str(cause).strip()}")
 
 
@@ -181,6 +195,11 @@ def dead_name(error: RayActorError) -> str:
     """The name of the actor that an error speaks of."""
     name = re.search(r"^\s*name: (\S+)", str(error), re.MULTILINE)
     return name[1] if name else "the actor"
+
+
+def reason_of(error: RayActorError) -> str:
+    """Why an actor died, in a line; Ray guesses at length after it."""
+    return str(error).strip().splitlines()[-1].partition(" Worker exit detail:")[0]
 
 
 def calls_of(ref: Ref[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,16 @@ class RolloutActor:
         return ray.get_runtime_context().get_node_id()
 
     @does
-    def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
-        return self.generator.generate(prompts, request)
+    def generate(self, prompts: Prompts, request: GenerateRequest, set_aside: Sequence[int] = ()) -> Rollouts:
+        """`set_aside`: rows of the shard that no engine is to see."""
+        if not set_aside:
+            return self.generator.generate(prompts, request)
+        good = np.setdiff1d(np.arange(len(prompts)), set_aside)
+        rollouts = self.generator.generate(prompts.take(good), request)
+        if not request.whole:
+            return rollouts
+        both = Rollouts.concatenate([rollouts, silent(prompts.take(set_aside), self.generator.eos, rollouts)])
+        return both.take(np.argsort([*good, *set_aside]))
 
     @does
     def load(self, folder: Path, version: int) -> None:
@@ -53,6 +62,13 @@ class RolloutActor:
     @does
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         return self.generator.logprobs(rollouts)
+
+
+def silent(prompts: Prompts, eos: int, like: Rollouts) -> Rollouts:
+    """Empty responses: the end token alone."""
+    response, logprobs = Ragged.of([[eos]] * len(prompts)), Ragged.of([[0.0]] * len(prompts), np.float32)
+    finished = np.ones(len(prompts), dtype=bool)
+    return Rollouts(prompts, response, logprobs, finished, like.version, like.temperature)
 
 
 class RayRolloutPool:

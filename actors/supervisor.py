@@ -13,7 +13,8 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 
 from actors.group import Group, Worker
 from actors.heart import ask_for_stacks, beats
-from actors.refs import cause_of, translated
+from actors.quarantine import Quarantine, suspects
+from actors.refs import Call, cause_of, reason_of, translated
 from pit_ray.config.actors import Faults
 from pit_ray.errors import GroupLost, InfraError
 from pit_ray.run_folder import write_text
@@ -37,32 +38,44 @@ class Supervisor:
         self.faults, self.namespace, self.stacks, self.note, self.shortfall = faults, namespace, stacks, note, shortfall
         self.replaced = replaced
         self.groups: dict[str, Group] = {}
+        self.quarantine = Quarantine(faults.data, faults.recovery_deadline, note, lambda worker: self.replace([worker]))
         self.spent: list[str] = []
         """What has failed so far, in words."""
+        self.gone: set[str] = set()
+        """The ids of the actors that others have replaced."""
 
-    def recover(self, error: RayError, what: str, parts: Sequence[ray.ObjectRef]) -> None:
-        """Replaces whoever died behind `error`, so that what was lost can be asked for again.
+    def recover(self, error: RayError, what: str, calls: Sequence[Call]) -> None:
+        """Replaces whoever died behind `error`, and sets aside prompts that an engine fails on, so that what was lost
+        can be asked for again.
 
         GroupLost when it was a learner; our own error when an actor raised one; InfraError for any other error of an
         actor, and when the budget is spent.
         """
-        death = _death(error, parts)
+        death = _death(error, [call.ref for call in calls])
         if death is None and not isinstance(cause_of(error), ObjectLostError):
+            if self.quarantine.examine(suspects(calls, died=False)):
+                return
             raise translated(error, what) from error
         dead = self._dead(death)
         if not dead:
+            if death is not None and death.actor_id in self.gone:
+                return  # another call has seen to it
             raise translated(error, what) from error
-        why = str(death or cause_of(error)).strip().splitlines()[-1]
-        self._spend(f"{what}: {', '.join(worker.bundle.name for worker in dead)} died: {why}", error)
+        names = ", ".join(worker.bundle.name for worker in dead)
+        fault = f"{what}: {names} died: {reason_of(death) if death else cause_of(error)}"
+        self._spend(fault, error)
         if any(worker in self.groups["learner"].workers for worker in dead):
-            raise GroupLost(f"{what}: {', '.join(worker.bundle.name for worker in dead)} died: {why}") from error
+            raise GroupLost(fault) from error
+        shards = suspects(calls, died=True)
         self.replace(dead)
+        self.quarantine.examine(shards)
 
     def replace(self, dead: Sequence[Worker]) -> None:
         """New actors on these places, started together, with what the old ones had loaded. InfraError when the cluster
         has no room for them within faults.recovery_deadline."""
         started = time.monotonic()
         for worker in dead:
+            self.gone.add(worker.handle._actor_id.hex())
             worker.replace()
             self.replaced(worker.bundle.role)
         self.settle(dead)
@@ -114,41 +127,34 @@ class Supervisor:
 
     def _until_ready(self, worker: Worker, started: float) -> None:
         """Waits for an actor; one that was sent to a node that is dying is made anew."""
-        told = started
+        told, answer, error = started, worker.handle.ready.remote(), None
         while True:
-            answer = worker.handle.ready.remote()
-            while True:
-                try:
-                    worker.node = ray.get(answer, timeout=TRY_SECONDS)
+            try:
+                worker.node = ray.get(answer, timeout=TRY_SECONDS)
+                return
+            except GetTimeoutError:  # an engine takes its time; no room takes longer
+                if self._can_do_without(worker):
+                    self.groups["rollout"].retire(worker)
+                    left = len(self.groups["rollout"].workers)
+                    self.note(f"going on without {worker.bundle.name}, with {left} rollout workers")
                     return
-                except GetTimeoutError:  # an engine takes its time; no room takes longer
-                    if self._can_do_without(worker):
-                        self.groups["rollout"].retire(worker)
-                        left = len(self.groups["rollout"].workers)
-                        self.note(f"going on without {worker.bundle.name}, with {left} rollout workers")
-                        return
-                except RayActorError as error:
-                    self._within_deadline(worker, started, error)
-                    worker.replace()
-                    break
-                self._within_deadline(worker, started, None)
-                if time.monotonic() - told > TELL_SECONDS:
-                    told = time.monotonic()
-                    self.note(f"waiting for {worker.bundle.name}: {self.shortfall() or 'it is starting'}")
+            except RayActorError as found:
+                error = found
+                worker.replace()
+                answer = worker.handle.ready.remote()
+            why = self.shortfall() or (f"the last one died: {reason_of(error)}" if error else "it is starting")
+            waited = time.monotonic() - started
+            if waited > self.faults.recovery_deadline:
+                limit = "actors.faults.recovery_deadline"
+                raise InfraError(f"{worker.bundle.name} could not be replaced within {waited:.0f} s ({limit}): {why}")
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self.note(f"waiting for {worker.bundle.name}: {why}")
 
     def _can_do_without(self, worker: Worker) -> bool:
         """Whether this is one rollout worker more than must be, and there is no room for it."""
         fewest, workers = self.faults.fewest_rollout_workers, self.groups["rollout"].workers
         return fewest is not None and worker in workers and len(workers) > fewest and self.shortfall() is not None
-
-    def _within_deadline(self, worker: Worker, started: float, error: Exception | None) -> None:
-        waited = time.monotonic() - started
-        if waited > self.faults.recovery_deadline:
-            why = self.shortfall() or (str(error).strip().splitlines()[-1] if error else "it does not answer")
-            raise InfraError(
-                f"{worker.bundle.name} could not be replaced within {waited:.0f} s (actors.faults.recovery_deadline): "
-                f"{why}"
-            )
 
     def _dead(self, death: RayActorError | None) -> list[Worker]:
         """The workers that are dead: the one that the error speaks of, and all on nodes that are gone."""

@@ -69,3 +69,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def clock(seconds: float) -> str:
+    """Seconds of the epoch as a time of this place."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

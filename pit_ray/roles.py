@@ -67,6 +67,8 @@ class GenerateRequest:
     seed: int
     shard_size: int
     """Prompts in one generate call; the cut is fixed by this, not by how many workers there are."""
+    whole: bool = True
+    """What becomes of a prompt that an engine fails on: an empty response, or (False) no rollout at all."""
 
 
 @dataclass(frozen=True)

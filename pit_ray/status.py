@@ -17,7 +17,7 @@ import psutil
 
 from pit_ray.errors import DataError, InfraError
 from pit_ray.events import read_events
-from pit_ray.progress import duration
+from pit_ray.progress import clock, duration
 from pit_ray.run_folder import RunFolder, write_json
 from pit_ray.tracking import read_metrics, visible
 
@@ -77,7 +77,7 @@ def describe_status(folder: RunFolder) -> str:
     for name, beat in sorted(status["actors"].items()):
         lines.append(f"  {name:14} {beat['doing']:12} {duration(max(0.0, now - beat['since'])):>12}  on {beat['node']}")
     events = read_events(run)[-EVENTS_SHOWN:]
-    lines += [f"  {_clock(event['time'])}  {event['text']}" for event in events]
+    lines += [f"  {clock(event['time'])}  {event['text']}" for event in events]
     return visible("\n".join(lines))
 
 
@@ -99,7 +99,3 @@ def _progress(run: Path, now: float) -> list[str]:
     steps = [record for record in records if record["stage"] == last["stage"]]
     phase = f" {last['phase']}" if last["phase"] else ""
     return [f"  {last['stage']}{phase}: {len(steps)} steps, the last {duration(now - last['time'])} ago"]
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

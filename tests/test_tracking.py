@@ -147,6 +147,19 @@ def test_a_console_that_cannot_show_a_character_shows_its_code(tmp_path):
     assert raw.getvalue() == b"\\u0394 up\n"
 
 
+def test_a_log_for_programs_is_an_object_a_line(tmp_path):
+    out = io.StringIO()
+    plain = Tracking(wandb=False, console="json")
+    with Tracker(tmp_path, plain, {}, console=Console(file=out, width=60)) as track:
+        track.begin("ppo_policy", 4)
+        track.log("ppo_policy", "policy", 0, Metrics.of(8, objective__score=0.5))
+        track.note("rollout/1 died\nwith a long message that is wider than the terminal is, by far")
+    first, step, note = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert first["text"] == "ppo_policy: 4 steps"
+    assert (step["stage"], step["step"], step["objective/score"]) == ("ppo_policy", 0, 0.5)
+    assert note["text"].startswith("rollout/1 died\nwith a long")
+
+
 def test_duration_in_words():
     assert [duration(s) for s in (3.94, 59.99, 61, 3600, 7265)] == [
         "3.9 s",

@@ -85,6 +85,8 @@ class Faults(Section):
 
     infrastructure: int = Field(10, ge=0)
     """Deaths of actors, by whatever cause, that a run recovers from."""
+    data: int = Field(3, ge=0)
+    """Prompts that a run sets aside because an engine fails on each of them alone; with one more it stops."""
     recovery_deadline: PositiveFloat = 1800.0
     """Seconds to wait for room for an actor that is to be replaced, for instance until a lost node is back."""
     fewest_rollout_workers: PositiveInt | None = None

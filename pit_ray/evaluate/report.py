@@ -18,7 +18,8 @@ from pit_ray.evaluate.contests import STEP
 from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points, rl_charts, supervised_charts
 from pit_ray.evaluate.gap_reward import GapMeasure
 from pit_ray.evaluate.systems import Health
-from pit_ray.progress import duration
+from pit_ray.events import read_events
+from pit_ray.progress import clock, duration
 from pit_ray.run_folder import write_text
 from pit_ray.secrets import masked
 from pit_ray.tracking import read_metrics, visible
@@ -107,6 +108,7 @@ def write_report(run: Path) -> Path:
         stages=STAGES,
         stage_seconds=_in_order(summary.seconds, metrics),
         step_parts=[(stage, *parts) for stage, records in metrics.items() if (parts := _step_parts(records))],
+        events=[(clock(event["time"]), event["text"]) for event in read_events(run)],
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
         environment=json.dumps(environment, indent=2, ensure_ascii=False) if environment else None,
     )

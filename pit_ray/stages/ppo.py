@@ -131,7 +131,8 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
         with stage.timed("prompts"):
             prompts = prompts_of(state)
         request = stage.context.request(stage.name, "rollout", state.step)
-        rollouts = stage.rollout.generate(prompts, replace(request, shard_size=stage.ppo.shard_size))
+        request = replace(request, shard_size=stage.ppo.shard_size, whole=False)
+        rollouts = stage.rollout.generate(prompts, request)
         with stage.timed("generate"):
             rollouts.wait()
         with stage.timed("score"):

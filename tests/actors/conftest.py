@@ -84,7 +84,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return parse_config(plain, where="test")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray(config: Config) -> Iterator[None]:
     start_ray(config)
     yield

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray._private.internal_api import memory_summary
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
+from actors.heart import Heart
+from actors.plan import Bundle
+from tests.actors.conftest import supervised
 from tests.actors.test_kills import before
 from tests.disturbed import Disturbed, differences
 
@@ -18,12 +23,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SPREAD = ("actors.address=auto", "actors.learner.cpus=0.6", "actors.rollout.cpus=0.4", "actors.placement_deadline=120")
 """On nodes of one CPU each: a learner and a rollout worker on each of two, all others on the third."""
+BIG = 24 * 2**20
+"""Bytes of one array; the object store holds four."""
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    if ray.is_initialized():
-        ray.shutdown()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     for _ in range(2):
@@ -63,3 +68,35 @@ def test_a_node_lost_and_another_come(recipe: Path, undisturbed: Path, tmp_path:
         for step in sorted((run.run / "rollouts" / stage).glob("*.parquet")):
             uids = pq.read_table(step, columns=["uid"])["uid"].to_pylist()
             assert len(uids) == len(set(uids)) == 16
+
+
+@ray.remote(num_cpus=0)
+class Maker:
+    """Makes and sums arrays that are large for the object store below."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.heart = Heart(bundle.name)
+
+    def ready(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def make(self, value: int) -> np.ndarray:
+        return np.full(BIG // 4, value, dtype=np.int32)
+
+    def total(self, *arrays: np.ndarray) -> int:
+        return sum(int(array.sum(dtype=np.int64)) for array in arrays)
+
+
+def test_what_the_object_store_cannot_hold_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    node = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 4 * BIG})
+    ray.init(address=node.address, namespace="pit-ray-full", log_to_driver=False)
+    try:
+        makers = supervised("rollout", Maker.remote, 2)
+        made = [makers.share(i, "make", i) for i in range(16)]
+        ref = makers.ref([makers.share(i, "total", call) for i, call in enumerate(made)], "sums", 120.0, sum)
+        assert ref.result() == sum(range(16)) * (BIG // 4)
+        assert "Spilled" in memory_summary(node.address, stats_only=True)
+    finally:
+        ray.shutdown()
+        node.shutdown()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
@@ -20,6 +21,7 @@ from actors.plan import Bundle
 from actors.supervisor import Supervisor
 from pit_ray.config.actors import Faults
 from pit_ray.errors import DataError, GroupLost, InfraError
+from pit_ray.records import Prompts, Ragged
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 NAMESPACE = "pit-ray-engines"  # of the run whose Ray the tests of this folder share
@@ -53,10 +55,18 @@ class Adder:
         return self.number + value
 
     @does
+    def generate(self, prompts: Prompts, deadly: int, set_aside: Sequence[int] = ()) -> int:
+        """The sum of the prompts' numbers; one of them ends the process."""
+        uid = np.delete(prompts.uid, list(set_aside))
+        if deadly in uid:
+            os._exit(1)
+        return int(uid.sum())
+
     def refuse(self) -> None:
         raise DataError("bad data")
 
 
+DEADLY = 6
 Start = Callable[..., tuple[Supervisor, dict[str, Group], list[str]]]
 
 
@@ -103,10 +113,12 @@ def test_a_worker_that_died_is_replaced_and_its_calls_are_asked_again(start: Sta
     first = [rollout.share(i, "slowly", 1.0, i) for i in range(4)]
     second = [reward.share(i, "add", call) for i, call in enumerate(first)]
     third = [reward.share(0, "add", *second)]
+    sibling = [reward.share(i + 1, "add", call) for i, call in enumerate(first)]
     os.kill(victim, signal.SIGKILL)
     # What stands downstream of the dead, too, is made of what its successor, with the same number loaded, answers.
     assert total(reward, third).result() == 100 + sum(100 + 10 + i for i in range(4))
     assert total(rollout, first).result() == 4 * 10 + 6
+    assert total(reward, sibling).result() == 4 * 100 + 4 * 10 + 6
     assert pid(rollout.workers[1]) != victim
     assert [call.asked for call in first] == [1, 2, 1, 2] and [call.asked for call in second] == [1, 2, 1, 2]
     assert "rollout/1 died" in said[0] and said[1].startswith("replaced rollout/1 in ")
@@ -169,6 +181,20 @@ def test_where_a_worker_has_no_room_the_others_do_its_work_if_so_few_are_allowed
     assert [worker.bundle.name for worker in rollout.workers] == ["rollout/0"]
     assert said[-1] == "going on without rollout/1, with 1 rollout workers"
     assert total(rollout, [rollout.share(i, "add", i) for i in range(4)]).result() == 6
+
+
+def test_a_prompt_that_kills_its_worker_is_set_aside(start: Start) -> None:
+    supervisor, groups, said = start()
+    rollout, reward = groups["rollout"], groups["reward"]
+    uid = np.arange(8)
+    rows = Prompts(uid, Ragged.of([[i] for i in uid]), Ragged.of([[]] * 8), np.zeros(8, dtype=np.int8))
+    calls = [rollout.share(i, "generate", rows.take(range(4 * i, 4 * i + 4)), DEADLY) for i in range(2)]
+    sums = [reward.share(i, "add", call) for i, call in enumerate(calls)]
+    assert total(reward, sums).result() == sum(uid) - DEADLY
+    (told,) = [line for line in said if "aside" in line]
+    assert told.startswith(f"prompt {DEADLY} is set aside: the engine died: ")
+    assert len(supervisor.spent) == 2  # the deaths before it was found; what was found out is a fault of data
+    assert len(supervisor.quarantine.found) == 1
 
 
 def test_the_budget_ends_a_run_that_only_fails(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def pool(local_ray: None, config: Config, folders: dict[str, Path], renderer: Re
 
 def request(temperature: float = 1.0, seed: int = 5, shard: int = 12) -> GenerateRequest:
     return GenerateRequest(temperature, max_new_tokens=20, seed=seed, shard_size=shard)
+
+
+def test_a_prompt_that_an_engine_fails_on_is_set_aside(pool: RayRolloutPool, prompts: Prompts) -> None:
+    quarantine = pool.group.supervisor.quarantine  # type: ignore[attr-defined]
+    quarantine.budget = 1
+    expected = pool.generate(prompts, request()).result()
+    row = int(prompts.prompt.offsets[5])
+    kept, prompts.prompt.values[row] = int(prompts.prompt.values[row]), 10**6  # no such token
+    try:
+        found = pool.generate(prompts, replace(request(), whole=False)).result()
+        assert quarantine.found[0].startswith(f"prompt {prompts.uid[5]} is set aside: IndexError: ")
+        with pytest.raises(DataError, match=r"more prompts than actors\.faults\.data = 1 allows: prompt 5 is"):
+            pool.generate(prompts, request()).result()
+    finally:
+        prompts.prompt.values[row] = kept
+    others = [i for i in range(len(prompts)) if i != 5]
+    assert found.prompts.uid.tolist() == prompts.uid[others].tolist()
+    assert [row.tolist() for row in found.response.rows()] == [expected.response[i].tolist() for i in others]
+
+
+def test_where_all_rows_are_wanted_one_that_is_set_aside_is_empty(pool: RayRolloutPool, prompts: Prompts) -> None:
+    whole = ray.get(pool.group.workers[0].handle.generate.remote(prompts.take(range(4)), request(), (2,)))
+    assert whole.prompts.uid.tolist() == prompts.uid[:4].tolist()
+    assert [len(row) > 1 for row in whole.response.rows()] == [True, True, False, True] and whole.finished[2]
 
 
 def mismatch(rollouts: Rollouts, model: Path) -> float:

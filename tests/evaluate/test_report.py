@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pit_ray.errors import DataError
 from pit_ray.evaluate.curves import trajectories
 from pit_ray.evaluate.report import word_changes, write_report
+from pit_ray.events import record_event
 
 EVIL = 'Hi <script>alert(1)</script> <img src="https://evil.example/x.png"> \x1b[31m\u202e{{ 7 * 7 }} ]]> \ud800'
 
@@ -209,6 +210,11 @@ def test_a_worse_improver_is_called_worse(tmp_path):
     write_json(tmp_path / "evaluation" / "summary.json", {"comparisons": [bad]})
     _, page = report(tmp_path)
     assert "makes responses worse" in page.words and ("div", "class", "number bad") in page.attributes
+
+
+def test_what_has_befallen_the_run_is_told(tmp_path):
+    record_event(tmp_path, "rollout/1 died: <killed>")
+    assert "rollout/1 died: &lt;killed&gt;" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_what_is_missing_is_left_out(tmp_path):

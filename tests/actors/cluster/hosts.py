@@ -49,7 +49,10 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "hosts in namespaces need root"
     lacking = [name for name in NEEDS if shutil.which(name) is None]
-    return f"hosts in namespaces need {', '.join(lacking)}" if lacking else None
+    if lacking:
+        return f"hosts in namespaces need {', '.join(lacking)}"
+    allowed = subprocess.run(["unshare", "--mount", "--pid", "--uts", "--net", "--fork", "true"], capture_output=True)
+    return f"namespaces are not allowed here: {allowed.stderr.decode().strip()}" if allowed.returncode else None
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def _wire(name: str, switch: str, address: str) -> None:
     _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", name, "netns", switch)
     _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
     _ip("-n", name, "link", "set", "eth0", "up")
+    _ip("-n", name, "route", "add", "default", "dev", "eth0")  # by its route Ray finds a host's address
     _ip("-n", switch, "link", "set", name, "master", "bridge")
     _ip("-n", switch, "link", "set", name, "up")
 
