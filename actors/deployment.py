@@ -89,7 +89,8 @@ class RayDeployment:
     def recover(self, lost: GroupLost) -> None:
         """New learners in place of all, since those that live wait for the dead for ever."""
         group = self._group("learner")
-        self.supervisor.replace(group.workers)
+        others = [worker for worker in self.supervisor.on_lost_nodes() if worker not in group.workers]
+        self.supervisor.replace([*group.workers, *others])
         RayLearner(group, self.deadlines).join()
 
     def activity(self) -> dict[str, dict[str, Any]]:

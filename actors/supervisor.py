@@ -92,6 +92,11 @@ class Supervisor:
         for worker in workers:
             self._until_ready(worker, started)
 
+    def on_lost_nodes(self) -> list[Worker]:
+        """The workers that went with a node."""
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return [worker for worker in self._workers() if worker.node is not None and worker.node not in alive]
+
     def listen(self) -> None:
         """Ends every worker that has given no sign of life for faults.silence, so that its calls fail and it is
         replaced; one whose process hangs, or whose machine is cut off, dies in no other way."""
@@ -158,13 +163,9 @@ class Supervisor:
 
     def _dead(self, death: RayActorError | None) -> list[Worker]:
         """The workers that are dead: the one that the error speaks of, and all on nodes that are gone."""
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         named = death.actor_id if death is not None else None
-        return [
-            worker
-            for worker in self._workers()
-            if worker.handle._actor_id.hex() == named or (worker.node is not None and worker.node not in alive)
-        ]
+        lost = self.on_lost_nodes()
+        return [worker for worker in self._workers() if worker.handle._actor_id.hex() == named or worker in lost]
 
     def _spend(self, fault: str, error: Exception) -> None:
         self.spent.append(fault)
