@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +12,9 @@ import psutil
 import pytest
 
 from tests.actors.prometheus import PROGRAM, Prometheus, dashboard_queries, prometheus
-from tests.disturbed import STAGES, Disturbed, differences, lives
+from tests.disturbed import Disturbed, before, differences, lives
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-def before(stage: str, undisturbed: Path, run: Path) -> None:
-    """Makes a run folder as the undisturbed run's was when `stage` began, so that no test waits for what is before."""
-    done = STAGES[: STAGES.index(stage)]
-    run.mkdir()
-    for name in ("config.yaml", "environment.json"):
-        shutil.copy(undisturbed / name, run)
-    for number, name in enumerate(done):
-        shutil.copytree(undisturbed / "stages" / f"{number:02d}-{name}", run / "stages" / f"{number:02d}-{name}")
-    lines = (undisturbed / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["stage"] in done))
 
 
 def test_driver_learner_rank_and_rollout_actor(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from ray.util.state import list_actors
 from actors.heart import Heart
 from actors.plan import Bundle
 from tests.actors.conftest import supervised
-from tests.actors.test_kills import before
-from tests.disturbed import Disturbed, differences
+from tests.disturbed import Disturbed, before, differences
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

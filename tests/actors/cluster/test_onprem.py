@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.actors.cluster.hosts import HOME, SHARED, Host, hosts, missing
-from tests.actors.test_kills import before
-from tests.disturbed import differences
+from tests.disturbed import before, differences
 
 LACKING = missing()
 pytestmark = [
