@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: help quickstart test test-cluster chaos replicate docs lock clean
+.PHONY: help quickstart test test-cluster faults chaos replicate docs lock clean
 # Without cached byte code every Ray worker would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
@@ -44,6 +44,9 @@ replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which take
 
 chaos: $(READY)  ## kill processes at random in every stage, at most 45 minutes; the result must be the same
 	$(BIN)/python -m tests.chaos
+
+faults: $(READY)  ## one fault after another in a short run; write what each cost to results/faults.md
+	$(BIN)/python -m tests.faults
 
 docs: $(READY)  ## write docs/configuration.md from the configuration tree
 	@mkdir -p docs
