@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from actors.gauges import Gauges
 from actors.group import Group, Worker
 from actors.learner import LearnerActor, RayLearner, learner_environment
+from actors.node_packages import check_nodes
 from actors.placement import options, reserve
 from actors.plan import plan_actors, shortfall
-from actors.ray_session import namespace, start_ray
+from actors.ray_session import namespace, ray_address, start_ray
 from actors.refs import TaskRef
 from actors.rollout import RayRolloutPool, RolloutActor
 from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
@@ -67,7 +68,7 @@ class RayDeployment:
         return Gauges(self.folder.path.name)
 
     def fit(self, jobs: Sequence[FitJob]) -> TaskRef[None]:
-        start_ray(self.config)
+        remove_placement_group(self._room())  # whether all will fit is known before hours of training
         part = run_jobs.remote(self.config, jobs, self.folder.store)
         return TaskRef(part, f"training {', '.join(job.stage for job in jobs)}")
 
@@ -116,12 +117,19 @@ class RayDeployment:
 
     def _start(self) -> None:
         """All actors at once, so that their slow imports and engines overlap."""
-        start_ray(self.config)
-        room = reserve(self.plan, self.config.actors.placement_deadline)
+        room = self._room()
         groups = {role: Group([self._worker(room, i) for i in self.plan.of(role)], self.supervisor) for role in ROLES}
         self.supervisor.groups = groups
         self.supervisor.settle([worker for group in groups.values() for worker in group.workers])
         RayLearner(groups["learner"], self.deadlines).join()
+
+    def _room(self) -> PlacementGroup:
+        """Room for all actors, on nodes whose packages are the driver's."""
+        start_ray(self.config)
+        room = reserve(self.plan, self.config.actors.placement_deadline, self.note)
+        if ray_address(self.config) != "local":
+            check_nodes()
+        return room
 
     def _worker(self, room: PlacementGroup, index: int) -> Worker:
         bundle = self.plan.bundles[index]

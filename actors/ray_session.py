@@ -10,12 +10,13 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from actors.node_packages import check_nodes
 from actors.placement import machine_resources
 from actors.plan import plan_actors, require
 from pit_ray.config import Config
 from pit_ray.errors import ConfigError
+from pit_ray.store import store_of
 
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
 """Ray Train's controller otherwise notices the end of its workers only every two seconds."""
@@ -28,8 +29,10 @@ def namespace(config: Config) -> str:
 
 
 def check_machines(config: Config) -> None:
-    """ConfigError when this machine lacks what a local Ray would have to give, or a cluster is to be joined without
-    saying whether it wants a token."""
+    """ConfigError when this machine lacks what a local Ray would have to give, a cluster is to be joined without saying
+    whether it wants a token, or a job's run would be lost with the job."""
+    if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        check_run(config)
     if config.actors.deployment != "ray":
         return
     if ray_address(config) == "local":
@@ -38,6 +41,15 @@ def check_machines(config: Config) -> None:
         raise ConfigError(
             "RAY_AUTH_MODE is not set, and without it chance decides whether the cluster asks for a token: export "
             "RAY_AUTH_MODE=token, here and before each ray start (disabled only where nobody else reaches its ports)"
+        )
+
+
+def check_run(config: Config) -> None:
+    """ConfigError for a run folder that would go with a job's working folder."""
+    if not (store_of(config.run).remote or Path(config.run).is_absolute()):
+        raise ConfigError(
+            f"run={config.run}: on a cluster a relative folder lies in the job's temporary one and goes with it; give "
+            "a path that all nodes share or an object store, for instance run=/shared/runs/hh or run=s3://bucket/runs/hh"
         )
 
 
@@ -64,8 +76,6 @@ def start_ray(config: Config) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": "actors.interface.name_interface"}
     ray.init(address=address, runtime_env=every_process, **options)
-    if address != "local":
-        check_nodes()
     ray._private.worker._worker_logs_enabled = False  # what an actor's death means, the supervisor tells
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
 

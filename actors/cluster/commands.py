@@ -39,8 +39,9 @@ def submit(
       pit-ray submit mine.yaml run=/shared/runs/mine --include pairs.jsonl --grow
     """
     from actors.cluster.package import collect
-    from actors.cluster.submit import check_alone, check_room, check_run, connect, follow
+    from actors.cluster.submit import check_alone, check_room, connect, follow
     from actors.cluster.submit import submit as submit_job
+    from actors.ray_session import check_run
     from pit_ray.config import load_config
 
     config = load_config(recipe, overrides or ())

@@ -7,7 +7,6 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,14 +15,15 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
 
 from actors.cluster.package import Package
-from actors.plan import plan_actors, require
+from actors.plan import plan_actors, shortfall
 from pit_ray.config import Config
 from pit_ray.errors import ConfigError, InfraError, cause
 from pit_ray.run_folder import COMMIT, environment
-from pit_ray.store import store_of
 
 AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
 AGAIN_SECONDS = 2.0
+STOP_WAIT = {"RAY_JOB_STOP_WAIT_TIME_S": "600"}
+"""Ray's default are three seconds from SIGTERM to SIGKILL, too few to finish a step and write a checkpoint."""
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -51,20 +51,12 @@ def connect(address: str) -> JobSubmissionClient:
     return client
 
 
-def check_run(config: Config) -> None:
-    """ConfigError for a run folder that would go with the job's working folder."""
-    if not (store_of(config.run).remote or Path(config.run).is_absolute()):
-        raise ConfigError(
-            f"run={config.run}: on a cluster a relative folder lies in the job's temporary one and goes with it; give "
-            "a path that all nodes share or an object store, for instance run=/shared/runs/hh or run=s3://bucket/runs/hh"
-        )
-
-
 def check_room(config: Config, address: str) -> None:
     """ConfigError when the nodes that are up cannot hold the run's actors."""
     up = [node for node in list_nodes(address=address, limit=10_000) if node.state == "ALIVE"]
     have = {name: sum((node.resources_total or {}).get(name, 0.0) for node in up) for name in ("CPU", "GPU")}
-    require(plan_actors(config), have, f"the cluster with its {len(up)} nodes")
+    if lacking := shortfall(plan_actors(config), have, f"the cluster with its {len(up)} nodes"):
+        raise ConfigError(f"the actors do not fit: {lacking}; or give --grow where the cluster starts nodes by itself")
 
 
 def check_alone(client: JobSubmissionClient, run: str) -> None:
@@ -84,7 +76,7 @@ def submit(client: JobSubmissionClient, package: Package, arguments: Sequence[st
     with package.folder() as folder:
         return client.submit_job(
             entrypoint=shlex.join(["python", "-m", "actors.cli", "train", *arguments]),
-            runtime_env={"working_dir": str(folder), "env_vars": {COMMIT: metadata["commit"]}},
+            runtime_env={"working_dir": str(folder), "env_vars": {COMMIT: metadata["commit"], **STOP_WAIT}},
             metadata=metadata,
         )
 

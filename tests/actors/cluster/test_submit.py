@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -9,11 +10,15 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 
 from tests.actors.cluster.conftest import ROOT
 from tests.actors.cluster.head import Head, head
@@ -39,6 +44,8 @@ tracking: {wandb: false}
 """
 """Every stage, in the driver's own process: what is tested here is the way to it and back."""
 LONG = RECIPE.replace("drafts: annotated, steps: 2", "drafts: annotated, steps: 5000")
+RAYS_PATIENCE = 3.0
+"""Seconds that Ray by default gives a job that it has told to stop."""
 TORN = re.compile(r"\s+")
 
 
@@ -77,6 +84,7 @@ def test_a_job_runs_to_its_report_and_the_same_command_resumes_it(cluster: Head,
     assert code == 0, said
     assert re.search(r"uploading \d\.\d MiB in \d+ files: .*job raysubmit_\w+: mine\.yaml in /", said)
     assert "ppo_improver" in said and "improver vs policy" in said and (run / "report.html").is_file()
+    assert "it/s]" not in said, "a progress bar in the log"
     assert f'"commit": "{_commit()}' in (run / "environment.json").read_text()
     code, said = submit(cluster, folder, "mine.yaml", f"run={run}")
     assert code == 0 and f"resuming {run}" in said and "improver vs policy" in said
@@ -105,9 +113,13 @@ def test_a_second_job_on_a_run_is_refused_and_ctrl_c_asks_whether_to_stop_the_fi
     assert code == 2 and re.search(rf"run={run} is being worked on by job raysubmit_\w+; follow it with", said), said
     first.send_signal(signal.SIGINT)
     _read_until(ours, "Stop the job?")
+    driver = psutil.Process(json.loads((run / "status.json").read_text())["driver"]["pid"])
+    driver.suspend()  # like one that has much to write
     os.write(ours, b"y\n")
     _read_until(ours, "the same command resumes the run")
     assert first.wait(60) == 130
+    time.sleep(2 * RAYS_PATIENCE)
+    driver.resume()
     newest = _newest(run)  # the stopped driver writes a checkpoint in its time
     assert newest >= 3
     os.close(ours)
@@ -137,6 +149,14 @@ def test_what_would_fail_is_refused_before_it_is_sent(
     assert "job raysubmit" not in output
 
 
+def test_a_job_whose_run_would_go_with_it_is_refused(cluster: Head, folder: Path) -> None:
+    ray_job = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.address]
+    train = ["--working-dir", str(folder), "--", "python", "-m", "actors.cli", "train", "mine.yaml"]
+    done = subprocess.run([*ray_job, *train], env=cluster.environment, capture_output=True, text=True, timeout=200)
+    said = TORN.sub(" ", done.stdout + done.stderr)
+    assert done.returncode == 1 and "run=runs/mine: on a cluster a relative folder lies in the job" in said, said
+
+
 def test_a_wrong_token_and_a_missing_one_are_told(cluster: Head, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong").write_text("b" * 64)
     code, said = submit(cluster, folder, "mine.yaml", "run=/tmp/x", RAY_AUTH_TOKEN_PATH=str(tmp_path / "wrong"))
@@ -149,6 +169,29 @@ def test_nobody_at_the_address(cluster: Head, folder: Path) -> None:
     nobody = Head("http://127.0.0.1:9", cluster.environment)
     code, said = submit(nobody, folder, "mine.yaml", "run=/tmp/x")
     assert code == 1 and "no cluster answers at http://127.0.0.1:9; open the way with `ray dashboard" in said, said
+
+
+def test_a_cluster_that_cannot_grow_to_the_plan_says_so(cluster: Head, folder: Path) -> None:
+    placed = ["actors.deployment=ray", "actors.address=auto", "actors.rollout.workers=20"]
+    code, said = submit(cluster, folder, "mine.yaml", f"run={folder / 'run'}", "--grow", *placed)
+    assert code == 2 and re.search(
+        r"needs 2\d\.?\d* CPUs, the cluster, to which no machine can be added, has 4", said
+    ), said
+
+
+def test_a_cluster_of_another_ray_is_refused(cluster: Head, folder: Path) -> None:
+    class Older(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"version": "4", "ray_version": "2.9.0", "ray_commit": "x"}).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Older) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        older = Head(f"http://127.0.0.1:{server.server_port}", cluster.environment)
+        code, said = submit(older, folder, "mine.yaml", "run=/tmp/x")
+        server.shutdown()
+    assert code == 2 and f"runs Ray 2.9.0, this machine Ray {ray.__version__}; both take theirs from" in said, said
 
 
 def _commit() -> str:
