@@ -16,6 +16,8 @@ from pit_ray.errors import ConfigError, DataError, PitRayError
 from pit_ray.secrets import masked
 
 TRACEBACK = "PIT_RAY_TRACEBACK"
+PROGRESS_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+"""Of downloads, loading and saving; in a log they would be heaps of control characters."""
 
 app = typer.Typer(
     name="pit-ray",
@@ -39,6 +41,8 @@ def main() -> None:
     """Entry point. Exit code 2: configuration or data is wrong; 130, 143: Ctrl-C, SIGTERM; 1: any other failure."""
     bin_folder = str(Path(sys.executable).parent)  # DeepSpeed calls ninja by name, also where no one activated .venv
     os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
+    if not sys.stderr.isatty():
+        os.environ |= {name: "1" for name in PROGRESS_BARS}
     try:
         app()
     except SystemExit as stop:

@@ -39,7 +39,7 @@ def train(config: Config, deploy: Deploy) -> None:
     resumed = folder.open(config)
     with Interrupts() as interrupts, Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
         if resumed:
-            tracker.note(f"resuming {folder.path}")
+            tracker.note(f"resuming {folder.store.uri or folder.path}")
 
         def tell(event: str) -> None:
             tracker.note(event)
@@ -61,7 +61,7 @@ def train(config: Config, deploy: Deploy) -> None:
         summary = complete_summary(folder)
         report = write_report(folder.path)
         folder.keep_records()
-    show(summary, folder.path, report)
+    show(summary, folder, report)
 
 
 def run_stage(context: RunContext, stage: Stage) -> None:
@@ -101,12 +101,12 @@ def complete_summary(folder: RunFolder) -> dict:
     return summary
 
 
-def show(summary: dict, run: Path, report: Path) -> None:
+def show(summary: dict, folder: RunFolder, report: Path) -> None:
     """The Δ table and a few prompts with draft and improved response, on the console."""
     console = Console()
     console.print(delta_table(headlines([Comparison(**row) for row in summary["comparisons"]])))
     console.print(Text(f"stopping rule: a revision is kept where its gap is above {summary['margin']:+.2f}"))
-    for sample in json.loads((run / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
+    for sample in json.loads((folder.path / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
         gold = [f"  gold {g:.2f}" for g in sample["golds"] or []] or [""] * 2
         lines = (("prompt  ", sample["prompt"], ""), ("draft   ", sample["draft"], gold[0]))
         stopped = "" if sample["kept"] else "  (the draft is kept)"
@@ -115,5 +115,7 @@ def show(summary: dict, run: Path, report: Path) -> None:
         for label, text, note in (*lines, improved):
             console.print(Text(f"{label}  {visible(text)}{note}"))
     # As a path, since make runs the command where no shell has its folder on the search path.
-    program = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)
-    console.print(Text(f"\nreport: {report}\nuse it: {program} improve {run} --prompt …"))
+    program = min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len).replace("actors/cli.py", "pit-ray")
+    kept = f", also in {folder.store.uri}" if folder.store.uri else ""
+    run = folder.store.uri or folder.path
+    console.print(Text(f"\nreport: {report}{kept}\nuse it: {program} improve {run} --prompt …"))
