@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
@@ -29,6 +30,10 @@ TITLES = {
     "worker": r"ray::RayTrainWorker",
 }
 """What Ray calls the processes of each role while they are busy; a worker is a rank of a supervised stage."""
+
+
+TABLE = "PIT_RAY_FAULTS"
+"""Environment variable: the file to which rows of the table of faults are added."""
 
 
 class Disturbed:
@@ -110,8 +115,24 @@ def before(stage: str, undisturbed: Path, run: Path) -> None:
         shutil.copy(undisturbed / name, run)
     for number, name in enumerate(done):
         shutil.copytree(undisturbed / "stages" / f"{number:02d}-{name}", run / "stages" / f"{number:02d}-{name}")
+        if (rollouts := undisturbed / "rollouts" / name).is_dir():
+            shutil.copytree(rollouts, run / "rollouts" / name)
     lines = (undisturbed / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["stage"] in done))
+
+
+def recovery(run: Path, struck: float) -> float:
+    """Seconds from a fault to the next step of PPO that was done, less what a step takes."""
+    after = [record for record in read_metrics(run) if record["time"] > struck and "time/step" in record]
+    return after[0]["time"] - struck - float(np.median([record["time/step"] for record in after]))
+
+
+def tell_cost(what: str, how: str, seconds: float, lost: Sequence[str] = ()) -> None:
+    """Adds a fault and what it cost to the table, where one is being made."""
+    if path := os.environ.get(TABLE):
+        row = f"| {what} | {how} | {', '.join(lost) or 'nothing'} | {seconds:.0f} |\n"
+        with Path(path).open("a", encoding="utf-8") as table:
+            table.write(row)
 
 
 def lives(process: psutil.Process) -> bool:

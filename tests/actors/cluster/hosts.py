@@ -15,8 +15,11 @@ from pathlib import Path
 
 NEEDS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 HOME = Path("/mnt")
-"""Of root, on every host."""
-PRIVATE = (str(HOME), "/tmp/ray", "/tmp/ray_tmp_mount", "/run/sshd")
+USERS = ("root", "ubuntu")
+"""Who may log in to a host, both as root, whose home is HOME."""
+MIRROR = "/tmp/pit-ray-0"
+"""Where root keeps what it has of an object store, by default."""
+PRIVATE = (str(HOME), MIRROR, "/tmp/ray", "/tmp/ray_tmp_mount", "/run/sshd")
 """Folders of which each host has its own."""
 SHARED = Path("/srv")
 """The folder that all hosts share, as storage for runs."""
@@ -35,13 +38,15 @@ wait
 """
 SSHD = """
 HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/key.pub
+AuthorizedKeysFile .ssh/authorized_keys
 PidFile none
 PermitRootLogin yes
 PasswordAuthentication no
 UsePAM no
 StrictModes no
+SetEnv RAY_prestart_worker_first_driver=0 RAY_enable_worker_prestart=0
 """
+"""With the environment, since Ray would start a process for each CPU that a host is said to have, and it has fewer."""
 
 
 def missing() -> str | None:
@@ -78,6 +83,11 @@ class Host:
         assert done.returncode == 0, f"{' '.join(arguments)}: exit {done.returncode}\n{said[-6000:]}"
         return said
 
+    def wipe(self, folder: str) -> None:
+        """Empties one of its private folders."""
+        for path in (self.home.parent / folder.lstrip("/")).iterdir():
+            shutil.rmtree(path)
+
     def link(self, state: str) -> None:
         """Pulls its cable (down), or puts it back (up)."""
         _ip("-n", self._switch, "link", "set", self.name, state)
@@ -87,40 +97,56 @@ class Host:
         return self.name.rsplit("-", 1)[0]
 
 
-@contextmanager
-def hosts(folder: Path, count: int) -> Iterator[list[Host]]:
-    """So many hosts on one switch; all that runs on them ends with the block."""
-    switch = f"pr{os.getpid() % 100000}"
-    (folder / "shared").mkdir()
-    for key in ("host_key", "key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-    (folder / "sshd_config").write_text(SSHD.format(folder=folder))
-    users = re.sub(r"^root:.*$", f"root:x:0:0:root:{HOME}:/bin/bash", Path("/etc/passwd").read_text(), flags=re.M)
-    (folder / "passwd").write_text(users)
-    made: list[Host] = []
-    wired: list[str] = []
-    started: list[subprocess.Popen] = []
-    try:
-        _ip("netns", "add", switch)
-        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", switch, "link", "set", "bridge", "up")
-        for number in range(count):
-            name = f"{switch}-{number}"
-            wired.append(name)
-            _wire(name, switch, f"10.77.0.{number + 1}")
-            process = _start(name, folder)
-            started.append(process)
-            inside = int(subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()[0])
-            host = Host(name, f"10.77.0.{number + 1}", inside, folder / name / HOME.relative_to("/"))
-            made.append(host)
-        yield list(made)
-    finally:
-        for process in started:
-            process.kill()  # with --kill-child, and everything in a process namespace ends with its first process
+class Network:
+    """Hosts on one switch, started one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: where what the hosts need and write is kept."""
+        self.folder, self.shared = folder, folder / "shared"
+        self._switch = f"pr{os.getpid() % 100000}"
+        self._running: dict[str, subprocess.Popen] = {}
+        self._wired: list[str] = []
+        self.shared.mkdir()
+        for key in ("host_key", "key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
+        (folder / "sshd_config").write_text(SSHD.format(folder=folder))
+        users = re.sub(r"^(root|ubuntu):.*\n", "", Path("/etc/passwd").read_text(), flags=re.M)
+        (folder / "passwd").write_text(users + "".join(f"{name}:x:0:0::{HOME}:/bin/bash\n" for name in USERS))
+        _ip("netns", "add", self._switch)
+        _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", self._switch, "link", "set", "bridge", "up")
+
+    def boot(self, address: str, authorized: str = "") -> Host:
+        """A new host; `authorized`: public keys that may log in, beside the one that every host has."""
+        name = f"{self._switch}-{address.rsplit('.', 1)[1]}"
+        self._wired.append(name)
+        _wire(name, self._switch, address)
+        process = self._running[name] = _start(name, self.folder, authorized)
+        inside = int(subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()[0])
+        return Host(name, address, inside, self.folder / name / HOME.relative_to("/"))
+
+    def end(self, host: Host) -> None:
+        """Cuts its power for good; everything in a process namespace ends with its first process."""
+        process = self._running.pop(host.name)
+        process.kill()
+        process.wait()
+
+    def close(self) -> None:
+        for process in self._running.values():
+            process.kill()
             process.wait()
-        for name in wired:
+        for name in (*self._wired, self._switch):
             _ip("netns", "delete", name, check=False)
-        _ip("netns", "delete", switch, check=False)
+
+
+@contextmanager
+def network(folder: Path) -> Iterator[Network]:
+    """A switch without hosts yet; all that runs on them ends with the block."""
+    made = Network(folder)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def _wire(name: str, switch: str, address: str) -> None:
@@ -133,7 +159,7 @@ def _wire(name: str, switch: str, address: str) -> None:
     _ip("-n", switch, "link", "set", name, "up")
 
 
-def _start(name: str, folder: Path) -> subprocess.Popen:
+def _start(name: str, folder: Path, authorized: str) -> subprocess.Popen:
     home = folder / name
     for private in PRIVATE:
         (home / private.lstrip("/")).mkdir(parents=True)
@@ -141,6 +167,7 @@ def _start(name: str, folder: Path) -> subprocess.Popen:
     ssh = home / HOME.relative_to("/") / ".ssh"
     ssh.mkdir()
     shutil.copy(folder / "key", ssh / "id_ed25519")
+    (ssh / "authorized_keys").write_text((folder / "key.pub").read_text() + authorized)
     script = INIT.format(
         private=" ".join(PRIVATE), home=home, shared=folder / "shared", at=SHARED, passwd=folder / "passwd",
         config=folder / "sshd_config",
