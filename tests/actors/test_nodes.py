@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ray.util.state import list_actors
 from actors.heart import Heart
 from actors.plan import Bundle
 from tests.actors.conftest import supervised
-from tests.disturbed import Disturbed, before, differences
+from tests.disturbed import Disturbed, before, differences, recovery, tell_cost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -57,12 +58,15 @@ def test_a_node_lost_and_another_come(recipe: Path, undisturbed: Path, tmp_path:
         for node in cluster.list_all_nodes()
         if node.node_id in (standing["learner/0"], standing["learner/1"]) and node.node_id != head
     )
+    struck = time.time()
     cluster.remove_node(lost, allow_graceful=False)
     run.wait_for("waiting for ")
     cluster.add_node(num_cpus=1)
     assert run.end() == 0, run.said[-4000:]
     assert "goes on from the last checkpoint" in run.said
     assert differences(run.run, undisturbed) == []
+    how = "a raylet of three killed with all on it; another node joins once the run waits for it"
+    tell_cost("a node is lost for good", how, recovery(run.run, struck))
     for stage in ("ppo_policy", "ppo_improver"):
         for step in sorted((run.run / "rollouts" / stage).glob("*.parquet")):
             uids = pq.read_table(step, columns=["uid"])["uid"].to_pylist()
