@@ -22,7 +22,7 @@ SMALL = (
     "ppo_policy.phases=[{name: policy, drafts: none, steps: 2}]",
     "ppo_improver.phases=[{name: annotated, drafts: annotated, steps: 1}, "
     "{name: on_policy, drafts: on_policy, steps: 1}]",
-    "ppo_policy.rollouts_per_step=16", "ppo_improver.rollouts_per_step=16",
+    "ppo_policy.rollouts_per_step=16", "ppo_improver.rollouts_per_step=16", "actors.address=local",
     "actors.learner.ranks=2", "actors.learner.gpus=0", "actors.learner.cpus=0.5", "actors.rollout.gpus=0",
     "actors.rollout.cpus=0.4", "actors.scorer.gpus=0", "actors.scorer.cpus=0.2",
 )  # fmt: skip

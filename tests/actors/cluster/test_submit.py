@@ -51,7 +51,7 @@ TORN = re.compile(r"\s+")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with head(tmp_path_factory.mktemp("head")) as started:
+    with head(tmp_path_factory.mktemp("head"), extra={"RAY_enable_autoscaler_v2": "1"}) as started:
         yield started
 
 
@@ -172,7 +172,7 @@ def test_nobody_at_the_address(cluster: Head, folder: Path) -> None:
 
 
 def test_a_cluster_that_cannot_grow_to_the_plan_says_so(cluster: Head, folder: Path) -> None:
-    placed = ["actors.deployment=ray", "actors.address=auto", "actors.rollout.workers=20"]
+    placed = ["actors.deployment=ray", "actors.address=auto", "model.from_scratch.heads=1", "actors.rollout.workers=20"]
     code, said = submit(cluster, folder, "mine.yaml", f"run={folder / 'run'}", "--grow", *placed)
     assert code == 2 and re.search(
         r"needs 2\d\.?\d* CPUs, the cluster, to which no machine can be added, has 4", said
