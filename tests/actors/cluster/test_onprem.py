@@ -92,7 +92,7 @@ def test_a_host_is_cut_off_and_comes_back(cluster: Machines, undisturbed: Path) 
     tell_cost("a host is cut off from the others", how, recovery(run, struck))
 
 
-def test_the_head_loses_power_and_its_disk_and_the_run_goes_on_from_s3(cluster: Machines, undisturbed: Path) -> None:
+def test_the_head_loses_power_and_the_run_goes_on_from_s3(cluster: Machines, undisturbed: Path) -> None:
     run = s3(cluster.operator, "hosts")
     environment = json.dumps({"env_vars": AWS})
     serve = f"from moto.server import main; main(['-H', '0.0.0.0', '-p', '{S3_PORT}'])"
@@ -114,8 +114,8 @@ def test_the_head_loses_power_and_its_disk_and_the_run_goes_on_from_s3(cluster: 
         server.kill()
         server.wait()
     assert differences(cluster.shared / "copy", undisturbed) == []
-    how = "`kill -9` of all on it, its copy of the run deleted, the run in S3; `ray up` and the same job again"
-    tell_cost("the head loses power, and its disk", how, recovery(cluster.shared / "copy", struck))
+    how = "`kill -9` of all on it, the copy deleted; the run lies in S3; `ray up` and the same job again"
+    tell_cost("the head loses power, and its copy of the run", how, recovery(cluster.shared / "copy", struck))
 
 
 POWER_OFF = "kill -9 $(ps -A -o pid=,args= | awk '$1 > 1 && !/sshd|bash|awk|ps -A/ { print $1 }'); true"
