@@ -130,7 +130,7 @@ def recovery(run: Path, struck: float) -> float:
 def tell_cost(what: str, how: str, seconds: float, lost: Sequence[str] = ()) -> None:
     """Adds a fault and what it cost to the table, where one is being made."""
     if path := os.environ.get(TABLE):
-        row = f"| {what} | {how} | {', '.join(lost) or 'nothing'} | {seconds:.0f} |\n"
+        row = f"| {what} | {how} | {', '.join(lost) or 'nothing'} | {max(0.0, seconds):.0f} |\n"
         with Path(path).open("a", encoding="utf-8") as table:
             table.write(row)
 
