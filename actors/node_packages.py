@@ -46,8 +46,8 @@ def check_nodes() -> None:
         raise InfraError(f"a node could not be asked for its packages: {error}") from error
     if faults := [fault for node in found for fault in differences(node, _versions(), locks())]:
         raise ConfigError(
-            f"the nodes' environments are not the driver's: {listed(faults)}. Bring them to this checkout: run "
-            "`ray up FILE` again, or build the image anew"
+            f"the nodes' environments are not the driver's: {listed(faults)}. Bring them to this checkout: "
+            "give the `ray up` of the cluster file again, or build the image anew"
         )
 
 

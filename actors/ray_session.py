@@ -37,7 +37,13 @@ def check_machines(config: Config) -> None:
         return
     if ray_address(config) == "local":
         require(plan_actors(config), machine_resources(), "this machine")
-    elif os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+    else:
+        check_auth_mode()
+
+
+def check_auth_mode() -> None:
+    """ConfigError when nobody has said whether the cluster asks for a token."""
+    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
         raise ConfigError(
             "RAY_AUTH_MODE is not set, and without it chance decides whether the cluster asks for a token: export "
             "RAY_AUTH_MODE=token, here and before each ray start (disabled only where nobody else reaches its ports)"

@@ -13,17 +13,21 @@ from actors.plan import plan_actors
 from pit_ray.config import Config
 from pit_ray.errors import ConfigError
 
+UNCHECKED = "memory was not checked"
+
 
 def read_cluster(path: Path, root: Path) -> tuple[list[Node], list[str]]:
     """The most nodes that a cluster file may start (none where it does not say what they are, or is too faulty to
     tell), and every fault of it with its place. `root`: where `ray up` is run from, whence file_mounts count.
     ConfigError when it is no cluster file."""
-    documents = [found for found in read_documents(path) if _is_cluster(found)]
+    whole = read_documents(path)
+    documents = [found for found in whole if _is_cluster(found)]
     if len(documents) != 1:
         raise ConfigError(f"{path}: holds {len(documents)} clusters; give one file of ray up, RayCluster or RayJob")
     (document,) = documents
     if "kind" in document.tree:
-        nodes, faults, unfinished = kubernetes.nodes, kubernetes.faults(document), document.placeholders()
+        nodes, faults = kubernetes.nodes, kubernetes.faults(document)
+        unfinished = [fault for part in whole for fault in part.placeholders()]
     else:
         nodes, faults, unfinished = ray_up.nodes, ray_up.faults(document, root), ray_up.unfinished(document)
     return [] if faults else nodes(document), [*unfinished, *faults]
@@ -36,12 +40,12 @@ def describe_nodes(nodes: list[Node]) -> str:
 
 def describe_fit(config: Config, nodes: list[Node], model_size: Callable[[Config], ModelSize]) -> str:
     """Where each actor of a run would stand; ConfigError when they do not fit, by number or by memory. Where
-    `model_size` finds no model, memory is left out, and that is said."""
+    `model_size` finds no model, memory is left out, and that is said (UNCHECKED)."""
     standing = lay_out(plan_actors(config), nodes)
     try:
         need = needs(config, model_size(config))
     except ConfigError as error:
-        return f"{describe_layout(nodes, standing, {})}\nmemory was not checked: {error}"
+        return f"{describe_layout(nodes, standing, {})}\n{UNCHECKED}: {error}"
     if found := memory_faults(nodes, standing, need):
         raise ConfigError("the actors do not fit: " + "; ".join(found))
     return describe_layout(nodes, standing, need)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pit_ray.errors import ConfigError
+
 cluster = typer.Typer(help="Clusters: files of ray up and KubeRay.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -39,20 +41,24 @@ def submit(
       pit-ray submit mine.yaml run=/shared/runs/mine --include pairs.jsonl --grow
     """
     from actors.cluster.package import collect
-    from actors.cluster.submit import check_alone, check_room, connect, follow
+    from actors.cluster.submit import check_alone, check_room, connect, find_room, follow
     from actors.cluster.submit import submit as submit_job
-    from actors.ray_session import check_run
+    from actors.ray_session import check_auth_mode, check_run
     from pit_ray.config import load_config
 
     config = load_config(recipe, overrides or ())
     check_run(config)
+    check_auth_mode()
     package = collect(Path.cwd(), recipe, include or ())
-    typer.echo(f"uploading {package.describe()}")
     package.check()
+    package.check_paths(config, Path.cwd())
+    typer.echo(f"to upload: {package.describe()}")
     client = connect(address)
     check_alone(client, config.run)
+    room = find_room(address)
+    typer.echo(f"cluster at {address}: {room}")
     if not grow:
-        check_room(config, address)
+        check_room(config, room)
     job = submit_job(client, package, [recipe, *(overrides or ())], config)
     typer.echo(f"job {job}: {recipe} in {config.run}")
     if not wait:
@@ -89,18 +95,25 @@ def check_cluster(
       pit-ray cluster check clusters/a100.yaml
       pit-ray cluster check clusters/onprem.yaml hh actors.learner.ranks=4
     """
-    from actors.cluster.check import describe_fit, describe_nodes, read_cluster
+    from actors.cluster.check import UNCHECKED, describe_fit, describe_nodes, read_cluster
     from pit_ray.config import load_config
 
+    config = load_config(recipe, overrides or ()) if recipe is not None else None
     nodes, faults = read_cluster(file, Path.cwd())
-    if nodes and recipe is None:
-        typer.echo(f"{file}, its nodes at most:\n{describe_nodes(nodes)}")
-    elif nodes and recipe is not None:
-        config = load_config(recipe, overrides or ())
+    said = f"{file}, its nodes at most:\n{describe_nodes(nodes)}" if nodes else ""
+    if nodes and config is not None:
         from actors.compose import model_size
 
-        typer.echo(f"{recipe} on {file}:\n{describe_fit(config, nodes, model_size)}")
+        try:
+            said = f"{recipe} on {file}:\n{describe_fit(config, nodes, model_size)}"
+        except ConfigError as error:
+            faults.append(f"{recipe}: {error}")
+    elif config is not None and not faults:
+        faults.append(f"{file}: metadata.node does not say what a machine has, so {recipe} could not be laid out")
+    if said:
+        typer.echo(said)
     for fault in faults:
         typer.secho(fault, fg="red", err=True)
-    typer.echo(f"{len(faults)} things to mend" if faults else "nothing wrong found")
+    well = "nothing wrong found" + (f", but {UNCHECKED}" if UNCHECKED in said else "")
+    typer.echo(f"{len(faults)} things to mend" if faults else well)
     raise typer.Exit(2 if faults else 0)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pit_ray.config import Config
 from pit_ray.errors import ConfigError, no_such_path
 
 SOURCE = ("pyproject.toml", "README.md", "pit_ray", "actors", "requirements")
@@ -47,6 +48,19 @@ class Package:
             f"{_mib(self.size)} to upload, and Ray takes {_mib(LIMIT)}. The largest: {shown}. Put data and models "
             "where all nodes see them, and name them there in the recipe"
         )
+
+    def check_paths(self, config: Config, root: Path) -> None:
+        """ConfigError for data and models that are here, but would not be on the cluster."""
+        named = {"data.source": config.data.source, "model.path": config.model.path}
+        named |= {f"ready.{stage}": path for stage, path in config.ready.model_dump().items()}
+        for key, path in named.items():
+            if path is None or Path(path).is_absolute() or not (root / path).exists():
+                continue
+            if not any(target.is_relative_to(Path(path)) for target in self.files):
+                raise ConfigError(
+                    f"{key}: {path} is here and would not be on the cluster; upload it with --include {path}, or name "
+                    "a path that is the same on all nodes"
+                )
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

@@ -54,14 +54,16 @@ def unfinished(document: Document) -> list[str]:
             found.append(f"{place}: there is no token yet; make it with: ray get-auth-token --generate")
     module, extra = CLOUD_PACKAGES.get(_provider_type(document), ("ray", ""))
     if importlib.util.find_spec(module) is None:
-        found.append(f"{document.at('provider', 'type')}: ray up needs {module}: pip install 'pit-ray[{extra}]'")
+        found.append(
+            f"{document.at('provider', 'type')}: ray up needs {module}: install what pyproject.toml lists under {extra}"
+        )
     return found
 
 
 def faults(document: Document, root: Path) -> list[str]:
     """Everything that is wrong with the file, each with its place. `root`: where `ray up` is run, from which relative
     paths of file_mounts count."""
-    found = [*_removed(document), *_provider(document), *_mounts(document, root)]
+    found = [*_removed(document), *_provider(document), *_mounts(document, root), *_stated(document)]
     found += [*_node_types(document), *_start_commands(document)]
     return found or _schema(document)
 
@@ -94,6 +96,22 @@ def _stated_nodes(document: Document) -> list[Node]:
         return []
     names = ["head", *(f"worker/{i}" for i, _ in enumerate(document.tree["provider"].get("worker_ips") or ()))]
     return [Node(name, **{key: float(said[key]) for key in STATED if key in said}) for name in names]
+
+
+def _stated(document: Document) -> Iterator[str]:
+    """What metadata.node says that no machine can be made from."""
+    metadata = document.tree.get("metadata")
+    said = metadata.get("node") if isinstance(metadata, dict) else None
+    if said is None:
+        return
+    if not isinstance(said, dict) or "cpus" not in said:
+        yield f"{document.at('metadata', 'node')}: give at least cpus, and gpus, memory_gib, gpu_gib where known"
+        return
+    for key, value in said.items():
+        if key not in STATED:
+            yield f"{document.at('metadata', 'node', key)}: there is no such key{nearest(str(key), STATED)}"
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            yield f"{document.at('metadata', 'node', key)}: give a number, not '{short(value)}'"
 
 
 def _known(document: Document, name: str) -> NodeType | None:

@@ -7,6 +7,7 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -46,16 +47,31 @@ def connect(address: str) -> JobSubmissionClient:
     if theirs != ray.__version__:
         raise ConfigError(
             f"{address} runs Ray {theirs}, this machine Ray {ray.__version__}; both take theirs from requirements/: "
-            "run `ray up` again from this checkout, or check out the commit that the cluster was started from"
+            "start the cluster again from this checkout, or check out the commit that it was started from"
         )
     return client
 
 
-def check_room(config: Config, address: str) -> None:
-    """ConfigError when the nodes that are up cannot hold the run's actors."""
+@dataclass(frozen=True)
+class Room:
+    """What the nodes of a cluster hold that are up, whoever uses it."""
+
+    nodes: int
+    resources: dict[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.nodes} nodes, {self.resources['CPU']:g} CPUs, {self.resources['GPU']:g} GPUs"
+
+
+def find_room(address: str) -> Room:
     up = [node for node in list_nodes(address=address, limit=10_000) if node.state == "ALIVE"]
     have = {name: sum((node.resources_total or {}).get(name, 0.0) for node in up) for name in ("CPU", "GPU")}
-    if lacking := shortfall(plan_actors(config), have, f"the cluster with its {len(up)} nodes"):
+    return Room(len(up), have)
+
+
+def check_room(config: Config, room: Room) -> None:
+    """ConfigError when the nodes that are up cannot hold the run's actors, were they all free."""
+    if lacking := shortfall(plan_actors(config), room.resources, f"the cluster with its {room.nodes} nodes"):
         raise ConfigError(f"the actors do not fit: {lacking}; or give --grow where the cluster starts nodes by itself")
 
 

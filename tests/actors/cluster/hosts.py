@@ -166,7 +166,7 @@ def _start(name: str, folder: Path, authorized: str) -> subprocess.Popen:
         Path(private).mkdir(parents=True, exist_ok=True)
     ssh = home / HOME.relative_to("/") / ".ssh"
     ssh.mkdir()
-    shutil.copy(folder / "key", ssh / "id_ed25519")
+    shutil.copy(folder / "key", ssh / "pit-ray")
     (ssh / "authorized_keys").write_text((folder / "key.pub").read_text() + authorized)
     script = INIT.format(
         private=" ".join(PRIVATE), home=home, shared=folder / "shared", at=SHARED, passwd=folder / "passwd",

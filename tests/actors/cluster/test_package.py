@@ -8,6 +8,7 @@ import pytest
 
 from actors.cluster import package
 from actors.cluster.package import collect
+from pit_ray.config import load_config
 from pit_ray.errors import ConfigError
 
 
@@ -69,3 +70,15 @@ def test_what_cannot_go_up_is_named(checkout: Path, recipe: str, include: str, s
 def test_elsewhere_than_in_a_checkout_the_installed_package_is_used(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("")
     assert list(collect(tmp_path, "mine.yaml", []).files) == [Path("mine.yaml")]
+
+
+def test_data_and_models_that_would_not_be_there_are_named(checkout: Path) -> None:
+    def check(*overrides: str, include: str = "data/pairs.jsonl") -> None:
+        collect(checkout, "hh", [Path(include)]).check_paths(load_config("hh", overrides), checkout)
+
+    check("data.source=data/pairs.jsonl", "model.path=/models/mine")
+    check("data.source=data/pairs.jsonl", include="data")
+    with pytest.raises(ConfigError, match=r"data\.source: data/big\.bin is here .*--include data/big\.bin"):
+        check("data.source=data/big.bin")
+    with pytest.raises(ConfigError, match=r"ready\.reward: runs/quickstart is here"):
+        check("ready.reward=runs/quickstart")

@@ -82,7 +82,8 @@ def test_a_job_runs_to_its_report_and_the_same_command_resumes_it(cluster: Head,
     run = folder / "run"
     code, said = submit(cluster, folder, "mine.yaml", f"run={run}")
     assert code == 0, said
-    assert re.search(r"uploading \d\.\d MiB in \d+ files: .*job raysubmit_\w+: mine\.yaml in /", said)
+    assert re.search(r"to upload: \d\.\d MiB in \d+ files: .*cluster at http://\S+: 1 nodes, 4 CPUs, 0 GPUs ", said)
+    assert re.search(r"job raysubmit_\w+: mine\.yaml in /", said)
     assert "ppo_improver" in said and "improver vs policy" in said and (run / "report.html").is_file()
     assert "it/s]" not in said, "a progress bar in the log"
     assert f'"commit": "{_commit()}' in (run / "environment.json").read_text()
@@ -165,6 +166,11 @@ def test_a_wrong_token_and_a_missing_one_are_told(cluster: Head, folder: Path, t
     assert code == 2 and "Missing authentication token" in said, said
 
 
+def test_without_a_word_on_tokens_nothing_is_asked(cluster: Head, folder: Path) -> None:
+    code, said = submit(cluster, folder, "mine.yaml", "run=/tmp/x", RAY_AUTH_MODE="")
+    assert code == 2 and "RAY_AUTH_MODE is not set" in said and "to upload" not in said, said
+
+
 def test_nobody_at_the_address(cluster: Head, folder: Path) -> None:
     nobody = Head("http://127.0.0.1:9", cluster.environment)
     code, said = submit(nobody, folder, "mine.yaml", "run=/tmp/x")
@@ -174,9 +180,9 @@ def test_nobody_at_the_address(cluster: Head, folder: Path) -> None:
 def test_a_cluster_that_cannot_grow_to_the_plan_says_so(cluster: Head, folder: Path) -> None:
     placed = ["actors.deployment=ray", "actors.address=auto", "model.from_scratch.heads=1", "actors.rollout.workers=20"]
     code, said = submit(cluster, folder, "mine.yaml", f"run={folder / 'run'}", "--grow", *placed)
-    assert code == 2 and re.search(
-        r"needs [\d.]+ CPUs, the cluster, to which no machine can be added, has 4", said
-    ), said
+    assert code == 2 and re.search(r"needs [\d.]+ CPUs, the cluster, to which no machine can be added, has 4", said), (
+        said
+    )
 
 
 def test_a_cluster_of_another_ray_is_refused(cluster: Head, folder: Path) -> None:
