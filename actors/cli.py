@@ -155,8 +155,9 @@ def report(run: Run) -> None:
     folder = find_run(run)
     from pit_ray.evaluate.report import write_report
 
-    typer.echo(write_report(folder.path))
-    folder.keep_records()
+    written = write_report(folder.path)
+    folder.store.push(written)
+    typer.echo(written)
 
 
 @app.command()

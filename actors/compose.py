@@ -55,15 +55,13 @@ def deploy(config: Config, folder: RunFolder, note: Callable[[str], None]) -> De
     """The configured deployment for a run folder; `note` tells the user what happens to it."""
     data = folder.stage("data")
 
-    def base() -> Path:
-        return Path((data / "base.txt").read_text(encoding="utf-8").strip())
-
     def eos() -> int:
         return Renderer.load(data / "renderer").eos
 
     if config.actors.deployment == "in_process":
-        return InProcess(config, folder.store, base, data / "renderer", eos)
-    return RayDeployment(config, folder, EngineModel(base, eos, longest_sequence(config)), data / "renderer", note)
+        return InProcess(config, folder.store, folder.base, data / "renderer", eos)
+    model = EngineModel(folder.base, eos, longest_sequence(config))
+    return RayDeployment(config, folder, model, data / "renderer", note)
 
 
 def check(config: Config) -> FoundData | None:

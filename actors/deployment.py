@@ -17,7 +17,7 @@ from actors.group import Group, Worker
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.node_packages import check_nodes
 from actors.placement import options, reserve
-from actors.plan import plan_actors, shortfall
+from actors.plan import Plan, plan_actors, shortfall
 from actors.ray_session import namespace, ray_address, start_ray
 from actors.refs import TaskRef
 from actors.rollout import RayRolloutPool, RolloutActor
@@ -58,7 +58,7 @@ class RayDeployment:
             namespace(config),
             folder.path / "stacks.txt",
             note,
-            lambda: shortfall(self.plan, ray.cluster_resources()),
+            lambda: shortfall(self._wanted(), ray.cluster_resources()),
             lambda role: self.gauges.restarted(role),
         )
 
@@ -91,6 +91,8 @@ class RayDeployment:
         """New learners in place of all, since those that live wait for the dead for ever."""
         group = self._group("learner")
         others = [worker for worker in self.supervisor.on_lost_nodes() if worker not in group.workers]
+        for worker in self.supervisor.workers():
+            worker.loaded = None  # it may be lost, too; the stage loads everything when it begins again
         self.supervisor.replace([*group.workers, *others])
         RayLearner(group, self.deadlines).join()
 
@@ -122,6 +124,11 @@ class RayDeployment:
         self.supervisor.groups = groups
         self.supervisor.settle([worker for group in groups.values() for worker in group.workers])
         RayLearner(groups["learner"], self.deadlines).join()
+
+    def _wanted(self) -> Plan:
+        """The plan without the workers that the run goes on without."""
+        workers = self.supervisor.workers()
+        return Plan(tuple(worker.bundle for worker in workers)) if workers else self.plan
 
     def _room(self) -> PlacementGroup:
         """Room for all actors, on nodes whose packages are the driver's."""

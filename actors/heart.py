@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -41,13 +42,17 @@ class Heart:
 
     def _beat(self) -> None:
         while True:
-            now = {"name": self.name, "doing": self.doing, "since": self.since, "time": time.time(), **self.place}
-            asked = _internal_kv_get(self.asked_key) or b""
-            if asked != self.told:
-                now["stacks"], now["asked"] = _stacks(), asked.decode()
-                self.told = asked
-            _internal_kv_put(self.key, json.dumps(now).encode(), overwrite=True)
+            with suppress(Exception):  # the head may be away for a moment
+                self._tell()
             time.sleep(BEAT_SECONDS)
+
+    def _tell(self) -> None:
+        now = {"name": self.name, "doing": self.doing, "since": self.since, "time": time.time(), **self.place}
+        asked = _internal_kv_get(self.asked_key) or b""
+        if asked != self.told:
+            now["stacks"], now["asked"] = _stacks(), asked.decode()
+            self.told = asked
+        _internal_kv_put(self.key, json.dumps(now).encode(), overwrite=True)
 
 
 def does(method: Method) -> Method:

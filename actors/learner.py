@@ -124,8 +124,7 @@ class RayLearner:
         return self.group.ref(calls, "learner: learn", self.deadlines.learn, lambda found: merge(list(found)))
 
     def weights(self) -> RayRef[Any]:
-        ref = self._all("weights", self.deadlines.sync)
-        return self.group.ref(ref.calls[:1], ref.what, ref.deadline)
+        return self._all("weights", self.deadlines.sync)
 
     def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> RayRef[Metrics]:
         calls = self.group.each("verify", canary, version, *calls_of(answers))

@@ -30,7 +30,9 @@ def reserve(plan: Plan, deadline: float, note: Callable[[str], None]) -> Placeme
     told = started - TELL_SECONDS
     while not group.wait(LOOK_SECONDS):
         state = _autoscaling()
-        if any(group.id.hex() in request.details for request in state.infeasible_gang_resource_requests):
+        # On a cluster that others use it says so, too, of what fits once they are done.
+        refused = any(group.id.hex() in request.details for request in state.infeasible_gang_resource_requests)
+        if refused and _idle():
             remove_placement_group(group)
             require(plan, ray.cluster_resources(), "the cluster, to which no machine can be added,")
             raise InfraError(
@@ -71,6 +73,11 @@ def _autoscaling() -> AutoscalingState:
     reply = GetClusterStatusReply()
     reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status())
     return reply.autoscaling_state
+
+
+def _idle() -> bool:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return all(free.get(kind, 0.0) >= total.get(kind, 0.0) - 1e-6 for kind in ("CPU", "GPU"))
 
 
 def _coming(state: AutoscalingState) -> str:

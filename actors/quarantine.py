@@ -56,7 +56,8 @@ class Quarantine:
             why = f"the engine died: {reason_of(error)}"
         except RayError as error:
             cause = cause_of(error)
-            why = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
+            said = str(cause).strip().splitlines()
+            why = ": ".join([type(cause).__name__, *said[:1]])
         self.revive(call.worker)  # type: ignore[arg-type]
         return why
 

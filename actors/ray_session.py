@@ -18,7 +18,11 @@ from pit_ray.config import Config
 from pit_ray.errors import ConfigError
 from pit_ray.store import store_of
 
-TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+START_SECONDS = 60
+"""How long one try of Ray Train to start a worker group waits for room."""
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS),
+}  # fmt: skip
 """Ray Train's controller otherwise notices the end of its workers only every two seconds."""
 AUTH_MODES = ("token", "disabled")
 

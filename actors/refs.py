@@ -135,6 +135,8 @@ class RayRef(Generic[T]):
                 self.supervisor.recover(error, self.what, self.calls)
                 for call in self.calls:
                     call.mend()
+                if timeout is None:
+                    started = time.monotonic()  # what is asked again has its whole time
 
     def wait(self, timeout: float | None = None) -> None:
         limit = self.deadline if timeout is None else timeout

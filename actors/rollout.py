@@ -88,9 +88,10 @@ class RayRolloutPool:
         return self.group.ref(calls, f"rollout: load {folder}", self.deadlines.load)
 
     def sync(self, weights: Ref[Any], version: int) -> RayRef[None]:
-        (shared,) = calls_of(weights)
+        shared, *others = calls_of(weights)
         calls = self.group.load("update", shared, version)
-        return self.group.ref(calls, f"rollout: weights of version {version}", self.deadlines.sync)
+        # The other ranks have a part in making them: where one dies, the first waits for ever.
+        return self.group.ref([*calls, *others], f"rollout: weights of version {version}", self.deadlines.sync)
 
     def logprobs(self, rollouts: Rollouts) -> RayRef[Ragged]:
         calls = self.group.each("logprobs", rollouts)

@@ -24,6 +24,8 @@ LOOK_SECONDS = 2.0
 TRY_SECONDS = 20.0
 """How long a new actor may stay silent before it is asked whether it can start at all."""
 TELL_SECONDS = 30.0
+TRIES = 2
+"""How often an actor whose start has failed, for instance since a GPU was not free yet, is started again."""
 
 
 class Supervisor:
@@ -41,6 +43,8 @@ class Supervisor:
         self.quarantine = Quarantine(faults.data, faults.recovery_deadline, note, lambda worker: self.replace([worker]))
         self.spent: list[str] = []
         """What has failed so far, in words."""
+        self.heard: dict[str, tuple[Any, float]] = {}
+        """By name, the last sign of life and when it was first seen, by this driver's clock."""
         self.gone: set[str] = set()
         """The ids of the actors that others have replaced."""
 
@@ -79,9 +83,12 @@ class Supervisor:
             worker.replace()
             self.replaced(worker.bundle.role)
         self.settle(dead)
-        new = [worker for worker in dead if worker in self._workers()]
+        new = [worker for worker in dead if worker in self.workers()]
         loading = [reloaded for worker in new if (reloaded := worker.reload()) is not None]
-        ray.get(loading, timeout=self.faults.recovery_deadline)
+        try:
+            ray.get(loading, timeout=self.faults.recovery_deadline)
+        except RayError as error:
+            raise translated(error, f"loading what {new[0].bundle.name} is to work with") from error
         if new:
             names = ", ".join(worker.bundle.name for worker in new)
             self.note(f"replaced {names} in {time.monotonic() - started:.1f} s")
@@ -95,18 +102,26 @@ class Supervisor:
     def on_lost_nodes(self) -> list[Worker]:
         """The workers that went with a node."""
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        return [worker for worker in self._workers() if worker.node is not None and worker.node not in alive]
+        return [worker for worker in self.workers() if worker.node is not None and worker.node not in alive]
 
     def listen(self) -> None:
         """Ends every worker that has given no sign of life for faults.silence, so that its calls fail and it is
         replaced; one whose process hangs, or whose machine is cut off, dies in no other way."""
         last = self.beats()
-        for worker in self._workers():
-            beat = last.get(worker.bundle.name)
-            silent = time.time() - beat["time"] if beat else 0.0
+        for worker in self.workers():
+            silent = self._silent(worker, last.get(worker.bundle.name))
             if silent > self.faults.silence:
                 self.note(f"{worker.bundle.name} has been silent for {silent:.0f} s, and is ended")
                 ray.kill(worker.handle, no_restart=True)
+
+    def _silent(self, worker: Worker, beat: dict[str, Any] | None) -> float:
+        """Seconds without a new sign of life, by this driver's clock, since machines' clocks differ."""
+        sign = (worker.generation, beat["time"] if beat else None)
+        before, since = self.heard.get(worker.bundle.name, (None, 0.0))
+        if sign != before:
+            since = time.monotonic()
+            self.heard[worker.bundle.name] = (sign, since)
+        return time.monotonic() - since if beat else 0.0
 
     def beats(self) -> dict[str, dict[str, Any]]:
         """The last sign of life of each actor."""
@@ -124,15 +139,15 @@ class Supervisor:
             f"Where each thread stood is in {self.stacks}"
         )
 
-    def _workers(self) -> list[Worker]:
+    def workers(self) -> list[Worker]:
         return [worker for group in self.groups.values() for worker in group.workers]
 
     def _names(self) -> list[str]:
-        return [worker.bundle.name for worker in self._workers()]
+        return [worker.bundle.name for worker in self.workers()]
 
     def _until_ready(self, worker: Worker, started: float) -> None:
         """Waits for an actor; one that was sent to a node that is dying is made anew."""
-        told, answer, error = started, worker.handle.ready.remote(), None
+        told, answer, error, refused = started, worker.handle.ready.remote(), None, 0
         while True:
             try:
                 worker.node = ray.get(answer, timeout=TRY_SECONDS)
@@ -144,7 +159,9 @@ class Supervisor:
                     self.note(f"going on without {worker.bundle.name}, with {left} rollout workers")
                     return
             except RayActorError as found:
-                error = found
+                error, refused = found, refused + found.actor_init_failed
+                if refused > TRIES:
+                    raise InfraError(f"{worker.bundle.name} cannot start: {reason_of(found)}") from found
                 worker.replace()
                 answer = worker.handle.ready.remote()
             why = self.shortfall() or (f"the last one died: {reason_of(error)}" if error else "it is starting")
@@ -165,7 +182,7 @@ class Supervisor:
         """The workers that are dead: the one that the error speaks of, and all on nodes that are gone."""
         named = death.actor_id if death is not None else None
         lost = self.on_lost_nodes()
-        return [worker for worker in self._workers() if worker.handle._actor_id.hex() == named or worker in lost]
+        return [worker for worker in self.workers() if worker.handle._actor_id.hex() == named or worker in lost]
 
     def _spend(self, fault: str, error: Exception) -> None:
         self.spent.append(fault)

@@ -6,14 +6,17 @@ Ray Train has stored of an earlier one decides where.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import FailureConfig
 
+from actors.ray_session import START_SECONDS
 from pit_ray.config import Config
 from pit_ray.errors import InfraError, PitRayError
 from pit_ray.learn.supervised import FINISHED, fit
@@ -54,7 +57,11 @@ def run_jobs(config: Config, jobs: Sequence[FitJob], store: Store) -> None:
             name="supervised",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=learner.max_failures),
+            failure_config=FailureConfig(
+                max_failures=learner.max_failures,
+                # Each is a try to start the workers that has waited for room.
+                controller_failure_limit=math.ceil(config.actors.faults.recovery_deadline / START_SECONDS),
+            ),
         ),
     )
     try:

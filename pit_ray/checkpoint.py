@@ -103,7 +103,8 @@ def fault(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if _described(path) != expected:
+        found = _described(path)
+        if any(found[what] != value for what, value in expected.items()):
             return f"{name} is not what was written"
     return None
 
@@ -189,17 +190,14 @@ class StoredCheckpoints(Checkpoints):
         return None
 
     def _prune_stored(self) -> None:
-        names = self._names()
-        ranks = {}
-        for name in names:
-            manifest = _parsed(self.store.read(self.folder / name / MANIFEST))
-            if manifest is not None and manifest["score"] is not None:
-                ranks[name] = (manifest["phase"], manifest["score"])
+        read = {name: _parsed(self.store.read(self.folder / name / MANIFEST)) for name in self._names()}
+        whole = {name: manifest for name, manifest in read.items() if manifest is not None}
+        ranks = {name: (found["phase"], found["score"]) for name, found in whole.items() if found["score"] is not None}
         best = max(ranks, key=lambda name: (ranks[name], name), default=None)
         if best is not None:
             write_text(self.folder / f"{BEST}.txt", f"{best}\n")
             self.store.push(self.folder / f"{BEST}.txt")
-        for name in names[self.keep :]:
+        for name in [*whole][self.keep :]:  # one that was never finished takes nobody's place
             if name != best:
                 self.store.remove(self.folder / name)
 

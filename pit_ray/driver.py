@@ -55,6 +55,7 @@ def train(config: Config, deploy: Deploy) -> None:
         except PitRayError as error:
             with suppress(InfraError):  # where the disk is full, that is the error
                 record_event(folder.path, f"ended: {error}")
+                folder.keep_records()
             raise
         finally:
             deployment.close()
@@ -82,13 +83,16 @@ def run_stage(context: RunContext, stage: Stage) -> None:
 
 def run_to_end(context: RunContext, stage: Stage) -> None:
     """Runs a stage; where processes that only work together were lost, again from its last checkpoint with new ones."""
+    lost: GroupLost | None = None
     while True:
         try:
+            if lost is not None:
+                context.interrupts.release()
+                context.deployment.recover(lost)
+                context.tracker.note(f"{', '.join(stage.names)}: goes on from the last checkpoint")
             return stage.run(context)
-        except GroupLost as lost:
-            context.interrupts.release()
-            context.deployment.recover(lost)
-            context.tracker.note(f"{', '.join(stage.names)}: goes on from the last checkpoint")
+        except GroupLost as found:
+            lost = found
 
 
 def complete_summary(folder: RunFolder) -> dict:

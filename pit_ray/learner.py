@@ -14,7 +14,7 @@ from pit_ray.data.templates import Renderer
 from pit_ray.experience import build_experience
 from pit_ray.learn import ppo
 from pit_ray.learn.batches import collate
-from pit_ray.learn.engine import EngineFactory, push_parts
+from pit_ray.learn.engine import EngineFactory, clear_mirror, push_parts
 from pit_ray.learn.modules import ActorCritic
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
@@ -74,6 +74,7 @@ class PpoLearner:
 
     def save(self, folder: Path) -> None:
         """Writes the state to resume from; every rank must call."""
+        clear_mirror(self.engine, folder.parents[1], self.spec.store)
         with writing(folder):
             self.engine.save(folder)
         push_parts(self.engine, folder, self.spec.store)

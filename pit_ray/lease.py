@@ -16,22 +16,31 @@ from pit_ray.status import FILE, STALE_SECONDS, this_driver
 SETTLE_SECONDS = 3.0
 """Two drivers that look at the same moment both find the run free; after this, both see whose name stands."""
 LOOK_SECONDS = 2.0
+STARTING_SECONDS = 240.0
+"""What a driver that is starting is given beyond STALE_SECONDS, since it writes no status before its run is here."""
 
 
 @contextmanager
 def claimed(folder: RunFolder, note: Callable[[str], None]) -> Iterator[None]:
     """Keeps other drivers from the run as long as this one writes its status. ConfigError, with the driver that is at
     work, when there is one; one that was killed counts as such until it has been silent for STALE_SECONDS."""
-    if folder.store.remote:
-        _wait_for_silence(folder, note)
-        mine = this_driver()
-        write_json(folder.path / FILE, {"state": "running", "time": time.time(), "driver": mine, "actors": {}})
-        folder.store.push(folder.path / FILE)
-        time.sleep(SETTLE_SECONDS)
-        status = _status(folder)
-        if status is not None and status["driver"] != mine:
-            raise _at_work(folder, status)
-    yield
+    if not folder.store.remote:
+        yield
+        return
+    _wait_for_silence(folder, note)
+    before, mine = _status(folder), this_driver()
+    claim = {"state": "running", "time": time.time() + STARTING_SECONDS, "driver": mine, "actors": {}}
+    _write(folder, claim)
+    time.sleep(SETTLE_SECONDS)
+    status = _status(folder)
+    if status is not None and status["driver"] != mine:
+        raise _at_work(folder, status)
+    try:
+        yield
+    except BaseException:
+        if _status(folder) == claim:  # it ended before it had begun
+            _write(folder, before or {**claim, "state": "failed", "time": time.time()})
+        raise
 
 
 def _wait_for_silence(folder: RunFolder, note: Callable[[str], None]) -> None:
@@ -49,6 +58,11 @@ def _wait_for_silence(folder: RunFolder, note: Callable[[str], None]) -> None:
             return
         if again["time"] != found["time"]:
             raise _at_work(folder, again)
+
+
+def _write(folder: RunFolder, status: dict[str, Any]) -> None:
+    write_json(folder.path / FILE, status)
+    folder.store.push(folder.path / FILE)
 
 
 def _status(folder: RunFolder) -> dict[str, Any] | None:

@@ -36,7 +36,10 @@ UNSETTLED = {
     },
 }  # fmt: skip
 """Keys that decide nothing about the result: they may change when a run goes on."""
+BASE_FILE = "base.txt"
 CHECKPOINTS = "checkpoints"
+PUSHED = (CHECKPOINTS, "model", "phases", "metrics.jsonl", "finished.json")
+"""What in a stage's folder is put into the store by whoever writes it; here may lie what a dead worker has left."""
 COMMIT = "PIT_RAY_COMMIT"
 """Environment variable: the commit that a job was submitted from, since its working folder is no checkout."""
 RECORDS = (
@@ -44,6 +47,8 @@ RECORDS = (
     "report.html",
 )  # fmt: skip
 """What in the run folder tells what the run is and where it stands; written by its driver."""
+THIS_DRIVERS = ("lock", "processes.json", "status.json")
+"""What the driver that is just beginning has written."""
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "Parent directory")
 """One of these stands in the RuntimeError of a `torch.save` that could not write."""
 
@@ -115,6 +120,13 @@ class RunFolder:
         """Where a stage writes its model."""
         return self.stage(stage) / "model"
 
+    def base(self) -> Path:
+        """Folder or hub name of the base model, as the stage `data` has noted it; one of its own it notes by its place,
+        since the run may be read elsewhere."""
+        data = self.stage("data")
+        noted = (data / BASE_FILE).read_text(encoding="utf-8").strip()
+        return data / noted if noted.startswith("./") else Path(noted)
+
     def seconds(self, stage: str) -> float | None:
         """How long a finished stage took; None when it is not finished."""
         mark = self.stage(stage) / "done.json"
@@ -124,7 +136,7 @@ class RunFolder:
         """Marks a stage as finished, when what it has left is kept."""
         folder = self.stage(stage)
         for entry in folder.iterdir():
-            if entry.name != CHECKPOINTS:  # these are kept as they are written
+            if entry.name not in PUSHED:
                 self.store.push(entry)
         write_json(folder / "done.json", {"seconds": round(seconds, 3)})
         self.store.push(folder / "done.json")
@@ -134,11 +146,21 @@ class RunFolder:
         read."""
         if not self.store.remote:
             return
+        if self.store.read(self.path / "config.yaml") is None and (self.path / "config.yaml").exists():
+            self._forget()
         for name in self.store.names(self.path / "stages"):
             (self.path / "stages" / name).mkdir(parents=True, exist_ok=True)
             self.store.pull(self.path / "stages" / name / ("" if name.endswith("-data") else "done.json"))
         for name in RECORDS:
             self.store.pull(self.path / name)
+
+    def _forget(self) -> None:
+        """Empties the mirror of a run that is no longer in the store, and so is not to be gone on with."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in THIS_DRIVERS:
+                entry.unlink()
 
     def keep_records(self) -> None:
         """Keeps what the driver has written so far."""

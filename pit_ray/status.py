@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -50,8 +51,18 @@ class StatusWriter:
 
     def _keep(self) -> None:
         while not self._over.wait(WRITE_SECONDS):
-            with suppress(InfraError):  # a full disk is the business of those who write results
+            with suppress(Exception):  # what is wrong is the business of those who write results
+                self._give_way()
                 self._write("running")
+
+    def _give_way(self) -> None:
+        """Ends this driver where another has the run, which took it, silent for long, for dead; at once, since both
+        would write the same files."""
+        found = self.folder.store.read(self.folder.path / FILE) if self.folder.store.remote else None
+        if found is not None and (driver := json.loads(found)["driver"]) != this_driver():
+            who = f"process {driver['pid']} on {driver['host']}"
+            print(f"{who} has taken over the run; this one ends", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def _write(self, state: str) -> None:
         actors = self.activity() if state == "running" else {}

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -176,4 +176,8 @@ def store_of(run: str) -> Store:
     if not name:
         raise ConfigError(f"run: '{short(run)}' names a bucket; give a folder in it, for instance {run}/runs/mine")
     above = Path(os.environ.get(MIRROR) or f"/tmp/pit-ray-{os.getuid()}")
+    with suppress(OSError):  # who writes there says what is wrong
+        above.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if above.exists() and above.stat().st_uid != os.getuid():
+        raise ConfigError(f"{above}, where runs in object stores are mirrored, is another user's; set {MIRROR}")
     return Store(above / f"{name}-{hashlib.sha256(run.encode()).hexdigest()[:12]}", run)

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pit_ray.checkpoint import BEST, MANIFEST, Checkpoints
+from pit_ray.checkpoint import BEST, MANIFEST, Checkpoints, StoredCheckpoints, fault
 from pit_ray.errors import InfraError
+from pit_ray.store import store_of
 
 CONTENT = {"learner/rank-0.pt": b"\x00\x01" * 500, "model/config.json": b"{}", "state.json": b"{}"}
 
@@ -145,3 +147,21 @@ def test_a_writer_killed_at_any_moment_loses_no_finished_checkpoint(tmp_path: Pa
         writer.wait()
         for entry in tmp_path.glob("step-*"):
             entry.rename(tmp_path / f"old-{round}-{entry.name}")
+
+
+def test_one_that_was_never_finished_takes_no_others_place_in_a_store(
+    bucket: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIT_RAY_MIRROR", str(tmp_path))
+    store = store_of(bucket("runs/pruned"))
+    stored = StoredCheckpoints(store.root / "checkpoints", 1, store)
+    write(stored, "step-000030", score=2.0)
+    write(stored, "step-000031", score=1.0)
+    torn = stored.folder / "step-000033"
+    torn.mkdir(parents=True)
+    (torn / "state.json").write_text("{}")
+    store.push(torn)
+    write(stored, "step-000032", score=1.0)
+    found = [name for name in store.names(stored.folder) if store.read(stored.folder / name / MANIFEST)]
+    assert found == ["step-000030", "step-000032"]
+    assert fault(stored.folder / "step-000032") is None  # though its manifest has sizes alone

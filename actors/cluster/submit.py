@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
@@ -22,7 +23,9 @@ from pit_ray.errors import ConfigError, InfraError, cause
 from pit_ray.run_folder import COMMIT, environment
 
 AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
-AGAIN_SECONDS = 2.0
+AGAIN_SECONDS = 5.0
+TRIES = 60
+"""How often in a row a connection to the cluster may fail."""
 STOP_WAIT = {"RAY_JOB_STOP_WAIT_TIME_S": "600"}
 """Ray's default are three seconds from SIGTERM to SIGKILL, too few to finish a step and write a checkpoint."""
 
@@ -99,13 +102,19 @@ def submit(client: JobSubmissionClient, package: Package, arguments: Sequence[st
 
 def follow(client: JobSubmissionClient, job: str, show: Callable[[str], Any]) -> int:
     """Shows the job's log to its end; the driver's exit code. A connection that breaks is taken up again."""
-    shown = 0
+    log, failed = Log(show), 0
     while True:
         try:
-            shown = asyncio.run(_tail(client, job, shown, show))
-        except (OSError, RuntimeError) as error:
+            asyncio.run(log.follow(client, job))
+            info = client.get_job_info(job)
+            failed = 0
+        except (OSError, RuntimeError, ClientError) as error:
+            failed += 1
+            if failed > TRIES:
+                raise InfraError(f"job {job} can no longer be followed, but may go on: {cause(error)}") from error
             show(f"(the log is interrupted: {cause(error)})\n")
-        info = client.get_job_info(job)
+            time.sleep(AGAIN_SECONDS)
+            continue
         if info.status.is_terminal():
             if info.driver_exit_code is None:
                 raise InfraError(f"job {job} {info.status.lower()}: {info.message}")
@@ -113,13 +122,17 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], Any]) ->
         time.sleep(AGAIN_SECONDS)
 
 
-async def _tail(client: JobSubmissionClient, job: str, shown: int, show: Callable[[str], Any]) -> int:
-    """Shows what comes after the first `shown` characters of the log; how many have been shown then."""
-    seen = 0
-    async for text in client.tail_job_logs(job):
-        fresh = text[max(0, shown - seen) :]
-        seen += len(text)
-        if fresh:
-            show(fresh)
-            shown = max(shown, seen)
-    return shown
+class Log:
+    """A job's log, of which each part is shown once, however often the connection breaks."""
+
+    def __init__(self, show: Callable[[str], Any]) -> None:
+        self.show, self.shown = show, 0
+
+    async def follow(self, client: JobSubmissionClient, job: str) -> None:
+        seen = 0
+        async for text in client.tail_job_logs(job):
+            fresh = text[max(0, self.shown - seen) :]
+            seen += len(text)
+            if fresh:
+                self.show(fresh)
+                self.shown = max(self.shown, seen)

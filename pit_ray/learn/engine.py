@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from pit_ray.config.training import Optimizer
 from pit_ray.errors import TrainingError
 from pit_ray.store import Store
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 T = TypeVar("T")
 
@@ -95,10 +98,26 @@ def micro_steps(engine: Engine, losses: list[Callable[[], Tensor]], count: float
 
 def push_parts(engine: Engine, folder: Path, store: Store) -> None:
     """Puts what the ranks have written to a folder into the store, once for each machine; every rank must call."""
-    machines = engine.gather(socket.gethostname())  # all have written
-    if machines.index(machines[engine.rank]) == engine.rank:
+    if _first_here(engine):  # all have written
         store.push(folder)
     engine.gather(None)  # all is there
+
+
+def clear_mirror(engine: Engine, checkpoints: Path, store: Store) -> None:
+    """Drops what each machine has of a stage's checkpoints, which the store keeps: they would fill its disk, and what
+    one has of a checkpoint that was never finished must not get into the next of that name; every rank must call."""
+    if store.remote:
+        if _first_here(engine):
+            for path in checkpoints.glob("step-*"):
+                shutil.rmtree(path, ignore_errors=True)
+        engine.gather(None)
+
+
+def _first_here(engine: Engine) -> bool:
+    """Whether this rank is the lowest on its machine; every rank must call. Hosts may have the same name, containers
+    of a host the same boot."""
+    machines = engine.gather((socket.gethostname(), BOOT.read_text() if BOOT.exists() else ""))
+    return machines.index(machines[engine.rank]) == engine.rank
 
 
 class TorchEngine:

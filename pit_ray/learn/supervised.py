@@ -20,7 +20,7 @@ from pit_ray.data.splits import draw_order
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import TrainingError
 from pit_ray.learn import reward, sft
-from pit_ray.learn.engine import Engine, EngineFactory, push_parts
+from pit_ray.learn.engine import Engine, EngineFactory, clear_mirror, push_parts
 from pit_ray.learn.modules import Policy, Reward
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
@@ -126,6 +126,7 @@ def _save(job: FitJob, engine: Engine, steps_done: int, model: Any, renderer: Re
     sealed = checkpoints.write(name) if engine.rank == 0 else nullcontext(checkpoints.place(name))
     with sealed as folder:
         engine.gather(None)  # the folder stands
+        clear_mirror(engine, checkpoints.folder, job.store)
         with writing(folder):
             engine.save(folder / "engine")
         _write_model(engine, model, renderer, folder / "model")

@@ -40,7 +40,7 @@ class RunContext:
     @property
     def base(self) -> Path:
         """Where every stage's weights start."""
-        return Path((self.folder.stage(DATA) / "base.txt").read_text(encoding="utf-8").strip())
+        return self.folder.base()
 
     def pairs_path(self, split: str) -> Path:
         return self.folder.stage(DATA) / f"{split}.parquet"

@@ -25,11 +25,14 @@ from pit_ray.models.load import (
     with_tokenizer,
 )
 from pit_ray.records import PreferencePair
+from pit_ray.run_folder import BASE_FILE
 from pit_ray.stages.context import RunContext
 from pit_ray.stages.outlook import FoundData
 from pit_ray.stages.ready import check_ready
 
 SPLITS = ("sft", "reward", "rl", "validation", "held_out")
+OWN_BASE = "base"
+"""In the stage's folder: the base model, where it had to be made or changed."""
 SAMPLE = 64
 """Pairs of a split that are looked at before a run starts."""
 
@@ -52,7 +55,8 @@ def run(context: RunContext) -> None:
                 "ranks need one each; raise data.validation or data.lengths.*.max_tokens"
             )
     renderer.save(folder / "renderer")
-    (folder / "base.txt").write_text(f"{base}\n", encoding="utf-8")
+    own = base == folder / OWN_BASE
+    (folder / BASE_FILE).write_text(f"./{OWN_BASE}\n" if own else f"{base}\n", encoding="utf-8")
     context.tracker.note("one rendered example: " + example(renderer, splits.sft[0]))
 
 
@@ -100,7 +104,7 @@ def check_data(config: Config, renderer: Renderer | None) -> FoundData:
 
 def prepare_base(config: Config, folder: Path, splits: Splits) -> tuple[Renderer, Path]:
     """The renderer, and the folder of the base model: the configured one as it is where it fits, else a copy here."""
-    model, target = config.model, folder / "base"
+    model, target = config.model, folder / OWN_BASE
     if model.from_scratch is not None:
         texts = [text for pair in splits.sft for text in texts_of(pair)]
         renderer = Renderer(train_tokenizer(texts, model.from_scratch.vocab_size), model.improve_instruction)

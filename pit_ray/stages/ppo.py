@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pit_ray.canary import canary
-from pit_ray.checkpoint import Checkpoints, checkpoints_in
+from pit_ray.checkpoint import MANIFEST, Checkpoints, checkpoints_in
 from pit_ray.config.training import Phase, Ppo
 from pit_ray.curriculum import (
     IMPROVER,
@@ -55,6 +55,8 @@ class PpoStage:
     recorder: Recorder
     reached: PpoState = field(default_factory=PpoState)
     """Where the learner stands, whenever a signal can interrupt."""
+    saved: PpoState | None = None
+    """The state of the newest checkpoint."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -107,15 +109,18 @@ def run(context: RunContext, name: str) -> None:
     context.tracker.rewind(name, state.step)
     sync(stage, state)
     stage.reached = state
+    stage.saved = state if resume is not None else None
     try:
         while state.phase < len(ppo.phases):
             state = run_phase(stage, ppo.phases[state.phase], state)
             context.interrupts.hold()
-            save(stage, state.next_phase(), state)
-            state = stage.reached = state.next_phase()
+            following = state.next_phase()
+            save(stage, following, state)
+            state = stage.reached = following
             context.interrupts.release()
     except KeyboardInterrupt:
-        save(stage, stage.reached)
+        if stage.reached is not stage.saved:  # to write it again would remove it first
+            save(stage, stage.reached)
         context.tracker.note(f"{name}: interrupted, saved after step {stage.reached.step}")
         raise
     stage.learner.write_model(context.folder.model(name)).result()
@@ -144,12 +149,13 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
         recorded = stage.recorder.record(record_path(stage, state), rollouts, scores)
         with stage.timed("learn"):
             metrics = learn(stage, state, rollouts, scores, reference, seed)
+        metrics |= recorded.result()  # before the weights change that would have to sample again what was lost
         kl = controller(stage.ppo.kl, state.kl_coefficient)
         kl = kl.updated(metrics.mean("objective/kl"), stage.ppo.rollouts_per_step)
         state = state.advanced(metrics, kl.coefficient)
         with stage.timed("sync"):
             metrics |= sync(stage, state)
-        metrics = metrics | recorded.result() | timings(stage, metrics, time.monotonic() - started)
+        metrics |= timings(stage, metrics, time.monotonic() - started)
         stage.context.tracker.log(stage.name, phase.name, state.step - 1, metrics)
         if state.step % stage.ppo.checkpoint_every == 0 and ended(phase, state) is None:
             save(stage, state)
@@ -175,6 +181,7 @@ def learn(
         return metrics
     batch = LearnBatch(rollouts.result(), scores.result(), reference.result(), state.kl_coefficient, seed)
     saved = save_stop(stage.folder, state.step, batch, cause, metrics)
+    stage.context.folder.store.push(saved)
     good = checkpoint_until(stage.folder, last)
     raise TrainingError(
         f"{stage.name}, step {state.step}: {cause}. Its batch is in {saved}; last good checkpoint: {good or 'none'}; "
@@ -260,11 +267,12 @@ def save(stage: PpoStage, state: PpoState, steps: PpoState | None = None) -> Non
         stage.learner.write_model(folder / "model").result()
         write_json(folder / "state.json", state.plain())
         stage.context.folder.keep_records()  # the steps that are done with it
+    stage.saved = state
 
 
 def checkpoint_until(folder: Path, step: int) -> Path | None:
     """The stage's newest checkpoint with at most so many steps done."""
-    found = sorted((folder / "checkpoints").glob("step-*"))
+    found = sorted(path.parent for path in (folder / CHECKPOINTS).glob(f"step-*/{MANIFEST}"))
     return next((path for path in reversed(found) if int(path.name.split("-")[1]) <= step), None)
 
 

@@ -155,6 +155,43 @@ def test_an_actor_that_is_silent_is_ended_and_replaced(start: Start, monkeypatch
     assert pid(rollout.workers[0]) != stopped
 
 
+def test_the_time_of_a_recovery_is_not_that_of_the_call(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, groups, _ = start()
+    rollout, replace = groups["rollout"], supervisor.replace
+
+    def slowly(dead: Sequence[Worker]) -> None:
+        time.sleep(4.0)  # until there is room
+        replace(dead)
+
+    monkeypatch.setattr(supervisor, "replace", slowly)
+    os.kill(pid(rollout.workers[0]), signal.SIGKILL)
+    assert rollout.ref([rollout.share(0, "add", 5)], "adding", 3.0).result() == 5
+
+
+def test_a_clock_that_is_wrong_is_not_silence(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, groups, said = start(silence=2)
+    for shift in (-1000.0, 1000.0):
+        for beat in range(3):
+            told = {"rollout/0": {"time": time.time() + shift + beat}}
+            monkeypatch.setattr(supervisor, "beats", lambda told=told: told)
+            supervisor.listen()
+            time.sleep(1.0)
+    assert said == []
+    time.sleep(2.0)
+    supervisor.listen()
+    assert "rollout/0 has been silent for" in said[0]
+    assert [worker.bundle.name for worker in groups["rollout"].workers] == ["rollout/0", "rollout/1"]
+
+
+def test_an_actor_that_cannot_start_is_not_started_for_ever(start: Start) -> None:
+    _, groups, _ = start()
+    worker = groups["rollout"].workers[0]
+    worker.create = lambda: Adder.options(name="rollout/0").remote(None)  # it has no name there
+    os.kill(pid(worker), signal.SIGKILL)
+    with pytest.raises(InfraError, match=r"rollout/0 cannot start: .*has no attribute 'name'"):
+        total(groups["rollout"], [groups["rollout"].share(0, "add", 5)]).result()
+
+
 def test_what_takes_too_long_ends_with_the_place_where_everybody_stood(start: Start, tmp_path: Path) -> None:
     _, groups, _ = start()
     rollout = groups["rollout"]

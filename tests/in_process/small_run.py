@@ -72,7 +72,7 @@ def deployment(config: Config, kind: type[InProcess] = InProcess, **options: Any
         return kind(
             config,
             folder.store,
-            lambda: Path((data / "base.txt").read_text(encoding="utf-8").strip()),
+            folder.base,
             data / "renderer",
             lambda: Renderer.load(data / "renderer").eos,
             **options,

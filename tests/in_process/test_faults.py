@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from pit_ray import driver
-from pit_ray.errors import InfraError
+from pit_ray.errors import GroupLost, InfraError
 from pit_ray.in_process import InProcess, TorchLearner, TorchRollout
 from pit_ray.metrics import Metrics
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
@@ -128,6 +128,43 @@ def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(finished: RunFold
     assert rollout_tables(folder) == rollout_tables(finished)
     ours, theirs = summary(folder), summary(finished)
     assert ours | {"seconds": None} == theirs | {"seconds": None}
+
+
+def test_a_second_signal_before_any_step_leaves_the_checkpoint_alone(finished: RunFolder, tmp_path: Path) -> None:
+    folder = before("ppo_improver", finished, tmp_path / "run")
+    config, manifests = config_for(folder.path), []
+    for at in (3, 0, 0):
+        with pytest.raises(SystemExit):
+            driver.train(
+                config, deployment(config, Disturbed, while_doing="generate", at=at, act=stop_by(signal.SIGTERM))
+            )
+        newest = max((folder.stage("ppo_improver") / "checkpoints").glob("step-*"))
+        manifests.append((newest.name, (newest / "manifest.json").stat().st_ino))
+    assert len(set(manifests)) == 1
+
+
+class TwiceLost(InProcess):
+    """Loses its learner in the first step, and again while the new one is brought up."""
+
+    lost = 0
+
+    def learner(self) -> TorchLearner:
+        self.lost += 1
+        if self.lost == 1:
+            raise GroupLost("learner/0 died")
+        return super().learner()
+
+    def recover(self, lost: GroupLost) -> None:
+        self.lost += 1
+        if self.lost == 2:
+            raise GroupLost("learner/1 died")
+
+
+def test_a_death_while_the_dead_are_replaced_is_recovered_from_too(finished: RunFolder, tmp_path: Path) -> None:
+    folder = before("ppo_improver", finished, tmp_path / "run")
+    config = config_for(folder.path)
+    driver.train(config, deployment(config, TwiceLost))
+    assert without_time(folder) == without_time(finished)
 
 
 @contextmanager

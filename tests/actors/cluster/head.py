@@ -55,11 +55,11 @@ def head(home: Path, cpus: int = 4, extra: Mapping[str, str] | None = None) -> I
         **(extra or {}),
     }
     environment.pop("RAY_ADDRESS", None)
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, agent = free_ports(4)
     command = [
         "ray", "start", "--head", "--block", "--disable-usage-stats", f"--num-cpus={cpus}", f"--port={gcs}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}", f"--temp-dir={home / 'ray'}",
+        f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={home / 'ray'}",
     ]  # fmt: skip
     with (home / "head.log").open("w") as log:
         started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
