@@ -6,11 +6,14 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
 from pit_ray import store
 from pit_ray.errors import ConfigError, InfraError
+from pit_ray.lease import claimed
+from pit_ray.run_folder import RunFolder
 from pit_ray.store import Store, store_of
 
 
@@ -118,6 +121,24 @@ def test_a_store_that_is_not_there_is_named(node: Callable[[str], Store], tmp_pa
     (mine.root / "a").write_text("1")
     with pytest.raises(InfraError, match=r"s3://nowhere/.*: a cannot be read or written there: "):
         gone.push(mine.root / "a")
+
+
+def test_a_store_without_permission_is_named_before_a_run_begins(
+    node: Callable[[str], Store], s3: str, tmp_path: Path
+) -> None:
+    def without_rights(after: bytes) -> None:
+        """From so many requests on, S3 asks who may do what."""
+        url = f"http://{s3}/moto-api/reset-auth"
+        urlopen(Request(url, data=after, headers={"Content-Type": "text/plain"}), timeout=20)
+
+    mine = node("one")
+    try:
+        without_rights(b"0")
+        said = r"s3://runs/.*: status\.json cannot be read or written there: .*(DENIED|403)"
+        with pytest.raises(InfraError, match=said):
+            claimed(RunFolder(str(mine.uri)), print).__enter__()
+    finally:
+        without_rights(b"inf")
 
 
 def test_a_folder_is_its_own_store(tmp_path: Path) -> None:
