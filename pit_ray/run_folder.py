@@ -32,7 +32,8 @@ UNSETTLED = {
     "tracking": True,
     "actors": {
         "address": True, "placement_deadline": True, "deadlines": True, "faults": True,
-        "rollout": {"workers", "cpus"}, "scorer": {"workers", "cpus"}, "learner": {"cpus"},
+        "rollout": {"workers": True, "cpus": True}, "scorer": {"workers": True, "cpus": True},
+        "learner": {"cpus": True},
     },
 }  # fmt: skip
 """Keys that decide nothing about the result: they may change when a run goes on."""
@@ -175,21 +176,18 @@ class RunFolder:
         ConfigError with the difference when the folder holds a run of another configuration.
         """
         self.bring()
-        snapshot = yaml.safe_dump(_settled(config), sort_keys=False, allow_unicode=True)
-        path = self.path / "config.yaml"
-        if path.is_file():
-            before = path.read_text(encoding="utf-8")
-            if before != snapshot:
-                changes = _changes(_read_plain(path), _settled(config))
-                raise ConfigError(
-                    f"{self.path} holds a run with another configuration: {listed(changes)}; give another run=FOLDER, "
-                    "or the configuration it was started with"
-                )
-            return True
-        write_json(self.path / "environment.json", environment())
-        write_text(path, snapshot)
+        now, path = config.model_dump(mode="json", exclude={"run"}), self.path / "config.yaml"
+        resumed = path.is_file()
+        if not resumed:
+            write_json(self.path / "environment.json", environment())
+        elif changes := _changes(_settled(_read_plain(path), UNSETTLED), _settled(now, UNSETTLED)):
+            raise ConfigError(
+                f"{self.path} holds a run with another configuration: {listed(changes)}; give another run=FOLDER, "
+                "or the configuration it was started with"
+            )
+        write_text(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
         self.keep_records()
-        return False
+        return resumed
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -277,10 +275,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _settled(config: Config) -> dict[str, Any]:
+def _settled(plain: dict[str, Any], out: dict[str, Any]) -> dict[str, Any]:
     """What decides the result: everything but where the run lies, how it is watched, on how many machines it stands
     and what it puts up with there. So a run can go on on another cluster."""
-    return config.model_dump(mode="json", exclude=UNSETTLED)  # type: ignore[arg-type]
+    inner = {key: _settled(value, out[key]) for key, value in plain.items() if isinstance(out.get(key), dict)}
+    return {key: inner.get(key, value) for key, value in plain.items() if out.get(key) is not True}
 
 
 def _lock_hash() -> str | None:

@@ -62,6 +62,12 @@ def test_where_a_run_lies_and_how_it_is_watched_may_change(tmp_path: Path) -> No
     assert folder.open(config(run="elsewhere", tracking={"wandb": False, "console": "plain"})) is True
 
 
+def test_what_decides_nothing_about_the_result_is_kept_as_it_was_said_last(tmp_path: Path) -> None:
+    for cpus in (0.3, 0.5):
+        RunFolder(tmp_path).open(config(actors={"rollout": {"cpus": cpus}}))
+        assert open_existing(tmp_path)[1].actors.rollout.cpus == cpus
+
+
 def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.open(config())

@@ -37,5 +37,5 @@ def test_a_checkout_has_two_locks() -> None:
 def test_every_node_is_asked(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     check_nodes()
     monkeypatch.setattr(node_packages, "installed", lambda: {"ray": "1.0"})  # here, not in the task on the node
-    with pytest.raises(ConfigError, match=rf"{socket.gethostname()} has .*the driver .*run `ray up FILE` again"):
+    with pytest.raises(ConfigError, match=rf"{socket.gethostname()} has .*the driver .*give the `ray up` of"):
         check_nodes()
