@@ -16,7 +16,7 @@ from actors.gauges import Gauges
 from actors.group import Group, Worker
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.node_packages import check_nodes
-from actors.placement import options, reserve
+from actors.placement import RoomWatch, options, reserve
 from actors.plan import Plan, plan_actors, shortfall
 from actors.ray_session import namespace, ray_address, start_ray
 from actors.refs import TaskRef
@@ -70,7 +70,9 @@ class RayDeployment:
     def fit(self, jobs: Sequence[FitJob]) -> TaskRef[None]:
         remove_placement_group(self._room())  # whether all will fit is known before hours of training
         part = run_jobs.remote(self.config, jobs, self.folder.store)
-        return TaskRef(part, f"training {', '.join(job.stage for job in jobs)}")
+        ranks = Plan(tuple(bundle for bundle in self.plan.bundles if bundle.role == "learner"))
+        what = f"training {', '.join(job.stage for job in jobs)}"
+        return TaskRef(part, what, RoomWatch(ranks, self.note))
 
     def rollout(self) -> RayRolloutPool:
         return RayRolloutPool(self._group("rollout"), self.deadlines)

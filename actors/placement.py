@@ -50,6 +50,19 @@ def reserve(plan: Plan, deadline: float, note: Callable[[str], None]) -> Placeme
     return group
 
 
+class RoomWatch:
+    """Tells, each time it is called but at most every TELL_SECONDS, what the cluster has come to lack."""
+
+    def __init__(self, plan: Plan, note: Callable[[str], None]) -> None:
+        self.plan, self.note, self.looked = plan, note, time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.looked > TELL_SECONDS:
+            self.looked = time.monotonic()
+            if lacking := shortfall(self.plan, ray.cluster_resources()):
+                self.note(f"waiting for room: {lacking}{_coming(_autoscaling())}")
+
+
 def machine_resources() -> dict[str, float]:
     """What a local Ray would find on this machine, without starting it."""
     return {"CPU": get_num_cpus(override_docker_cpu_warning=True), "GPU": float(torch.cuda.device_count())}

@@ -158,15 +158,16 @@ class RayRef(Generic[T]):
 
 
 class TaskRef(Generic[T]):
-    """The value of one task, which answers for its own failures."""
+    """The value of one task, which answers for its own failures; `listen` is called when it is not there in time."""
 
-    def __init__(self, part: ray.ObjectRef, what: str) -> None:
-        self.part, self.what = part, what
+    def __init__(self, part: ray.ObjectRef, what: str, listen: Callable[[], None]) -> None:
+        self.part, self.what, self.listen = part, what, listen
 
     def result(self, timeout: float | None = None) -> T:
         try:
             return ray.get(self.part, timeout=timeout)
         except GetTimeoutError:
+            self.listen()
             raise TimeoutError(self.what) from None
         except RayError as error:
             raise translated(error, self.what) from error

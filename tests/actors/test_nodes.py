@@ -16,6 +16,7 @@ from ray.util.state import list_actors
 
 from actors.heart import Heart
 from actors.plan import Bundle
+from pit_ray.run_folder import RunFolder
 from tests.actors.conftest import supervised
 from tests.disturbed import Disturbed, before, differences, recovery, tell_cost
 
@@ -71,6 +72,23 @@ def test_a_node_lost_and_another_come(recipe: Path, undisturbed: Path, tmp_path:
         for step in sorted((run.run / "rollouts" / stage).glob("*.parquet")):
             uids = pq.read_table(step, columns=["uid"])["uid"].to_pylist()
             assert len(uids) == len(set(uids)) == 16
+
+
+def test_nodes_lost_in_a_supervised_stage(recipe: Path, undisturbed: Path, tmp_path: Path, cluster: Cluster) -> None:
+    before("gap_reward", undisturbed, tmp_path / "run")
+    run = Disturbed(recipe, tmp_path / "run", *SPREAD, address=cluster.address)
+    run.start()
+    run.wait_for("gap_reward               2/")
+    for node in [node for node in cluster.list_all_nodes() if node != cluster.head_node]:
+        cluster.remove_node(node, allow_graceful=False)
+    run.wait_for("waiting for room: needs 1.2 CPUs, Ray has 1")
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    run.wait_for("ppo_policy   policy      1/")
+    run.driver.terminate()
+    run.end()
+    ours, theirs = (RunFolder(path).model("gap_reward") / "model.safetensors" for path in (run.run, undisturbed))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 @ray.remote(num_cpus=0)
