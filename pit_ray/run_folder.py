@@ -185,7 +185,9 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration: {listed(changes)}; give another run=FOLDER, "
                 "or the configuration it was started with"
             )
-        write_text(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True)
+        if not resumed or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
         self.keep_records()
         return resumed
 
