@@ -109,10 +109,9 @@ class RecorderActor:
         return ray.get_runtime_context().get_node_id()
 
     @does
-    def record(self, path: Path | None, *shards_and_scores: Any) -> Metrics:
+    def record(self, folder: Path | None, *shards_and_scores: Any) -> Metrics:
         half = len(shards_and_scores) // 2
-        rollouts, scores = shards_and_scores[:half], shards_and_scores[half:]
-        return self.recorder.record(path, Rollouts.concatenate(rollouts), Scores.concatenate(scores))
+        return self.recorder.record(folder, list(zip(shards_and_scores[:half], shards_and_scores[half:], strict=True)))
 
 
 class RayRecorder:
@@ -121,6 +120,6 @@ class RayRecorder:
     def __init__(self, group: Group, deadlines: Deadlines) -> None:
         self.group, self.deadlines = group, deadlines
 
-    def record(self, path: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> RayRef[Metrics]:
-        call = self.group.share(0, "record", path, *calls_of(rollouts), *calls_of(scores))
+    def record(self, folder: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> RayRef[Metrics]:
+        call = self.group.share(0, "record", folder, *calls_of(rollouts), *calls_of(scores))
         return self.group.ref([call], "recorder: record", self.deadlines.save, lambda parts: merge(list(parts)))

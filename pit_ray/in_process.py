@@ -141,8 +141,10 @@ class TorchLearner:
 class InlineRecorder(RolloutRecorder):
     """The recorder, called in place."""
 
-    def record(self, path: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> Resolved[Metrics]:  # type: ignore[override]
-        return Resolved(super().record(path, rollouts.result(), scores.result()))
+    def record(  # type: ignore[override]
+        self, folder: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]
+    ) -> Resolved[Metrics]:
+        return Resolved(super().record(folder, [(rollouts.result(), scores.result())]))
 
 
 class InProcess:

@@ -1,7 +1,8 @@
-"""Judging and writing rollouts: one Parquet file a step that people can read, and the metrics of its samples."""
+"""Judging and writing rollouts: a Parquet file for each shard of a step, for people, and the metrics of its samples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,11 @@ class RolloutRecorder:
         self.renderer, self.store = Renderer.load(renderer), store
         self.world = find_world(source)
 
-    def record(self, path: Path | None, rollouts: Rollouts, scores: Scores) -> Metrics:
-        """Metrics of the samples (objective/gold and pit/gold_gain in a world); with a path, also a Parquet file."""
+    def record(self, folder: Path | None, shards: Sequence[tuple[Rollouts, Scores]]) -> Metrics:
+        """Metrics of a step's samples (objective/gold and pit/gold_gain in a world); with a folder, also a Parquet file
+        of each shard in it. A shard that is made again replaces its file."""
+        rollouts = Rollouts.concatenate([shard for shard, _ in shards])
+        scores = Scores.concatenate([scored for _, scored in shards])
         prompts = rollouts.prompts
         asked, drafts, written = (
             [self.renderer.text(row) for row in rows.rows()]
@@ -53,9 +57,12 @@ class RolloutRecorder:
                 columns["draft_gold"] = np.array([self.world.gold(x, y) for x, y in zip(asked, drafts, strict=True)])
                 gain = float((gold - columns["draft_gold"]).mean())
                 metrics |= Metrics.of(len(written), pit__gold_gain=gain)
-        if path is not None:
-            write_table(pa.table(columns | self._ids(rollouts)), path)
-            self.store.push(path)
+        if folder is not None:
+            table, start = pa.table(columns | self._ids(rollouts)), 0
+            for number, (shard, _) in enumerate(shards):
+                write_table(table.slice(start, len(shard)), folder / f"shard-{number:02d}.parquet")
+                start += len(shard)
+            self.store.push(folder)
         return metrics
 
     def _ids(self, rollouts: Rollouts) -> dict[str, object]:

@@ -167,8 +167,8 @@ class Learner(Protocol):
 class Recorder(Protocol):
     """Writes rollouts to disk and judges them by gold where there is one."""
 
-    def record(self, path: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> Ref[Metrics]:
-        """Metrics of the samples; with a path, also one Parquet file of them."""
+    def record(self, folder: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> Ref[Metrics]:
+        """Metrics of the samples; with a folder, also a Parquet file of each shard of them."""
 
 
 class Deployment(Protocol):

@@ -203,10 +203,10 @@ def timings(stage: PpoStage, metrics: Metrics, seconds: float) -> Metrics:
 
 
 def record_path(stage: PpoStage, state: PpoState) -> Path | None:
-    """rollouts/STAGE/step-NNNNNN.parquet of the run folder, at the steps that are recorded."""
+    """rollouts/STAGE/step-NNNNNN of the run folder, at the steps that are recorded."""
     if state.step % stage.context.config.tracking.rollouts_every:
         return None
-    return stage.context.folder.path / "rollouts" / stage.name / f"step-{state.step:06d}.parquet"
+    return stage.context.folder.path / "rollouts" / stage.name / f"step-{state.step:06d}"
 
 
 def prompt_source(stage: PpoStage, phase: Phase) -> Callable[[PpoState], Prompts]:

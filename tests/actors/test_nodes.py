@@ -69,7 +69,8 @@ def test_a_node_lost_and_another_come(recipe: Path, undisturbed: Path, tmp_path:
     how = "a raylet of three killed with all on it; another node joins once the run waits for it"
     tell_cost("a node is lost for good", how, recovery(run.run, struck))
     for stage in ("ppo_policy", "ppo_improver"):
-        for step in sorted((run.run / "rollouts" / stage).glob("*.parquet")):
+        for step in sorted((run.run / "rollouts" / stage).iterdir()):
+            assert [file.name for file in sorted(step.iterdir())] == ["shard-00.parquet", "shard-01.parquet"]
             uids = pq.read_table(step, columns=["uid"])["uid"].to_pylist()
             assert len(uids) == len(set(uids)) == 16
 

@@ -36,7 +36,7 @@ def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path:
     assert [record["phase"] for record in steps] == ["policy"] * 3 + ["annotated"] * 3 + ["on_policy"] * 2
     for name in ("val/sampler_mismatch_max", "val/canary_difference"):
         assert all(record[name] < 1e-4 for record in steps), "vLLM holds other weights than DeepSpeed"
-    table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000003.parquet")
+    table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000003")
     assert table.num_rows == 16 == len(set(table["uid"].to_pylist()))
     assert set(table["policy_version"].to_pylist()) == {3} and set(table["draft_source"].to_pylist()) == {"policy"}
     (improver,) = run.glob("stages/*-ppo_improver/model")

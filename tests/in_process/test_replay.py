@@ -140,7 +140,7 @@ def test_a_step_that_fails_is_saved_and_fails_again_in_its_replay(
     assert found is not None
     assert np.isnan(found[0].scores.score).tolist() == [i == 3 for i in range(PER_STEP)]
     assert found[0].rollouts.version == 1
-    recorded = pq.read_table(folder.path / "rollouts" / "ppo_policy" / "step-000001.parquet")
+    recorded = pq.read_table(folder.path / "rollouts" / "ppo_policy" / "step-000001")
     assert [row.tolist() for row in found[0].rollouts.response.rows()] == recorded["response_ids"].to_pylist()
     # These roles score every response, so that the fault can only come from what was saved.
     assert replayed(config, "ppo_policy", 1)

@@ -60,7 +60,7 @@ def test_on_policy_drafts_are_sampled_at_the_temperature_of_later_use(finished: 
     improver = {"rollouts_per_step": PER_STEP, "shard_size": 4, "phases": [phase]}
     cold = {"temperature": 1e-4, "iterations": 1, "bootstrap": 50, "examples": 1}
     folder = run_to_the_end(config_for(tmp_path / "cold", ready=given, ppo_improver=improver, evaluation=cold))
-    table = pq.read_table(folder.path / "rollouts" / "ppo_improver" / "step-000000.parquet").to_pydict()
+    table = pq.read_table(folder.path / "rollouts" / "ppo_improver" / "step-000000").to_pydict()
     assert set(table["temperature"]) == {1.0}
     renderer = Renderer.load(finished.stage("data") / "renderer")
     policy: Any = load_causal(finished.model("ppo_policy"), torch.float32)

@@ -158,7 +158,7 @@ def test_training_changed_every_model(finished: RunFolder) -> None:
 @pytest.mark.parametrize("stage", PPO_STEPS)
 def test_the_rollouts_of_each_step_are_on_disk_with_each_uid_once(finished: RunFolder, stage: str) -> None:
     files = sorted((finished.path / "rollouts" / stage).iterdir())
-    assert [file.name for file in files] == [f"step-{step:06d}.parquet" for step in range(PPO_STEPS[stage])]
+    assert [file.name for file in files] == [f"step-{step:06d}" for step in range(PPO_STEPS[stage])]
     uids: list[int] = []
     for step, file in enumerate(files):
         table = pq.read_table(file).to_pydict()
@@ -174,7 +174,7 @@ def test_the_rollouts_of_each_step_are_on_disk_with_each_uid_once(finished: RunF
 def test_each_phase_takes_its_drafts_from_its_source(finished: RunFolder) -> None:
     sources, texts = [], []
     for step in range(PPO_STEPS["ppo_improver"]):
-        table = pq.read_table(finished.path / "rollouts" / "ppo_improver" / f"step-{step:06d}.parquet").to_pydict()
+        table = pq.read_table(finished.path / "rollouts" / "ppo_improver" / f"step-{step:06d}").to_pydict()
         sources.append(sorted(set(table["draft_source"])))
         texts.append((table["prompt"], table["draft"], table["response"]))
         if step < 2:
@@ -217,7 +217,7 @@ def test_step_metrics_are_those_of_the_recorded_samples(finished: RunFolder) -> 
         stage = record["stage"]
         if stage not in PPO_STEPS:
             continue
-        rows = pq.read_table(finished.path / "rollouts" / stage / f"step-{record['step']:06d}.parquet").to_pandas()
+        rows = pq.read_table(finished.path / "rollouts" / stage / f"step-{record['step']:06d}").to_pandas()
         assert record["val/response_length"] == pytest.approx(rows["length"].mean())
         assert record["val/eos_rate"] == pytest.approx(rows["finished"].mean())
         assert record["objective/gold"] == pytest.approx(rows["gold"].mean())
