@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pit_ray.config.tree import Data
+from pit_ray.data.json_rows import JSON_FILES, Row, json_rows
 from pit_ray.errors import LINE, DataError, cause, listed, nearest, no_such_path, short
 from pit_ray.records import ROLES, Message, PreferencePair
 
-FILE_TYPES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+FILE_TYPES = (*JSON_FILES, ".parquet")
 SAMPLE = 64  # rows that decide the form
 HUB_NAME = re.compile(r"(?ai)(?!\.|(?:.*\.)?(?:jsonl?|gz|parquet|arrow|csv|te?xt)$)[\w.-]+(/[\w.-]+)?")
 TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -26,7 +24,6 @@ RESPONSE_BEGINS = re.compile(
     r"|<\|assistant\|>|<\|im_start\|>assistant\n|\[/INST\]"
 )
 
-Row = dict[str, Any]
 Response = str | list[Message]  # the response alone, or a conversation that ends with it
 
 
@@ -83,7 +80,7 @@ def _rows(data: Data) -> Iterator[tuple[str, Row]]:
         return _dataset_rows(data, path)
     if not path.name.lower().endswith(FILE_TYPES):
         raise DataError(f"{data.source}: not a kind of file that can be read; those are {', '.join(FILE_TYPES)}")
-    return _json_rows(path)
+    return json_rows(path, "chosen and rejected")
 
 
 def find_source(source: str) -> Path | None:
@@ -129,46 +126,6 @@ def _dataset_rows(data: Data, path: Path | None) -> Iterator[tuple[str, Row]]:
         place = f" (split {data.hub_split} on the hub, as no file here has this name)" if path is None else ""
         after = f" after row {number}" if number else ""
         raise DataError(f"{data.source}{place}: cannot be read{after}: {cause(error)}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Rows of a JSON list or of JSON lines, whatever the name says. Parsed here and not by `datasets`, which loses the
-    line numbers of errors and turns text that looks like a date into one."""
-    number, rows = 0, 0
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not rows and line.lstrip(b"\xef\xbb\xbf \t\r").startswith(b"["):
-                    for row, value in enumerate(_parse(path, line + file.read(), number)):
-                        yield _row(f"{path}, row {row} (from 0)", value)
-                    return
-                if line.strip():
-                    rows += 1
-                    yield _row(f"{path}, line {number}", _parse(path, line, number))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
-
-
-def _parse(path: Path, raw: bytes, line: int) -> Any:
-    """The JSON value that `raw` holds, of which the first line has the number `line`."""
-    try:
-        return json.loads(raw.decode("utf-8-sig").rstrip())  # so that the end is not on a line of its own
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        line += before.count(b"\n")
-        wrong = f"not UTF-8 at its byte {error.start - before.rfind(10)} (0x{error.object[error.start]:02x})"
-    except json.JSONDecodeError as error:
-        line += error.lineno - 1
-        wrong = f"not valid JSON: {error.msg} at character {error.colno}"
-    except (ValueError, RecursionError) as error:  # a number too long, or lists too deep
-        wrong = f"not JSON that can be read: {error}"
-    raise DataError(f"{path}, line {line}: {wrong}")
-
-
-def _row(where: str, value: Any) -> tuple[str, Row]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object with chosen and rejected, found {value!r:.60}")
-    return where, value
 
 
 def _form(source: str, rows: list[Row], columns: list[str]) -> str:
