@@ -17,7 +17,7 @@ from pit_ray.curriculum import POLICY, with_drafts
 from pit_ray.data.templates import FILE, Renderer
 from pit_ray.data.worlds import WORLDS
 from pit_ray.errors import DataError
-from pit_ray.learn.pretrain import word_tokenizer
+from pit_ray.learn.documents import word_tokenizer
 from pit_ray.records import Message, PreferencePair, Prompts, Ragged
 
 CHATML = (

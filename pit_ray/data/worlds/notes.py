@@ -9,10 +9,13 @@ nobody asked for), rudeness, running on. Preferences are noisy draws from the go
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pit_ray.data.worlds.remarks import Grammar
+from pit_ray.data.worlds.reviews import Wanted
 from pit_ray.data.worlds.slots import Slots, SlotWorld, pick, sentences_of, slot_of
 
 NAMES = ("anna", "ben", "clara", "david", "emma", "felix", "greta", "hugo", "iris", "jonas")
@@ -32,6 +35,23 @@ SLIPS = {
     "name": 0.02, "no greeting": 0.08, "no wish": 0.10, "no closing": 0.15,
 }  # fmt: skip
 """How often a writer slips: the first three at every thing."""
+
+GRAMMAR = Grammar(
+    tics=TICS,
+    openings=GREETINGS,
+    opening_sign=",",
+    stop=".",
+    rude=tuple(phrase.removesuffix(" .") for phrase in RUDE),
+    padding=tuple(phrase.removesuffix(" .") for phrase in FILLERS),
+    endings=CLOSINGS,
+    request=f"{WISHES[0]} the",
+    asked="ask for the",
+    thing="tell about",
+    again="before",
+    unasked="not",
+    late="",
+    fine="so it is best",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ class Notes(SlotWorld[Task]):
     """See the top of this file."""
 
     name = "notes"
+    grammar = GRAMMAR
 
     def vocabulary(self) -> list[str]:
         phrases = [
@@ -117,6 +138,17 @@ class Notes(SlotWorld[Task]):
             else:
                 score -= 0.5
         return score
+
+    def wanted(self, prompt: str) -> Wanted:
+        task = parse(prompt)
+        return Wanted(task.name, tuple(thing for thing in dict.fromkeys(task.things) if thing in NOUNS), task.wish)
+
+    def item(self, sentence: str) -> str | None:
+        return _item(sentence)
+
+    def ending_size(self, words: Sequence[str]) -> int:
+        sizes = (len(closing.split()) for closing in CLOSINGS if f" {' '.join(words)}".endswith(f" {closing}"))
+        return next(sizes, 0)
 
     def write(self, task: Task, rng: np.random.Generator) -> Slots:
         def slips(kind: str) -> bool:

@@ -7,12 +7,13 @@ look can mend the places without writing the rest anew.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from pit_ray.data.worlds.reviews import Reviewer
 from pit_ray.records import PreferencePair
 
 LABEL_SHARPNESS = 4.0
@@ -51,8 +52,8 @@ class Task(Protocol):
 T = TypeVar("T", bound=Task)
 
 
-class SlotWorld(ABC, Generic[T]):
-    """A synthetic world with a hidden gold score."""
+class SlotWorld(Reviewer, Generic[T]):
+    """A synthetic world with a hidden gold score, and a verifier of its responses."""
 
     name: str
 

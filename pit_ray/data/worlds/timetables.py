@@ -7,10 +7,13 @@ more than in "notes", what is wrong costs more than what is missing, and the cal
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pit_ray.data.worlds.remarks import Grammar
+from pit_ray.data.worlds.reviews import Wanted
 from pit_ray.data.worlds.slots import Slots, SlotWorld, pick, slot_of
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -32,6 +35,23 @@ SLIPS = {
     "day": 0.02, "no heading": 0.08, "no call": 0.10, "no goodbye": 0.15,
 }  # fmt: skip
 """How often a writer slips: the first three at every appointment."""
+
+GRAMMAR = Grammar(
+    tics=TICS,
+    openings=HEADINGS,
+    opening_sign=":",
+    stop=";",
+    rude=OUTBURSTS,
+    padding=CHATTER,
+    endings=GOODBYES,
+    request=CALLS[0],
+    asked="call",
+    thing="do",
+    again="indeed",
+    unasked="much",
+    late="later",
+    fine="a good plan",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,7 @@ class Timetables(SlotWorld[Day]):
     """See the top of this file."""
 
     name = "timetables"
+    grammar = GRAMMAR
 
     def vocabulary(self) -> list[str]:
         phrases = [*HEADINGS, *CALLS, *GOODBYES, *OUTBURSTS, *CHATTER, ": , ; at . improve"]
@@ -113,6 +134,20 @@ class Timetables(SlotWorld[Day]):
             else:
                 score -= 0.5
         return score
+
+    def wanted(self, prompt: str) -> Wanted:
+        day = parse(prompt)
+        listed = {hour: place for hour, place in day.appointments if hour in HOURS}
+        return Wanted(day.day, tuple(f"{hour} {listed[hour]}" for hour in HOURS if hour in listed), day.person)
+
+    def item(self, sentence: str) -> str | None:
+        if call := _CALL.match(sentence):
+            return GRAMMAR.request_of(call[1])
+        entry = _ENTRY.match(sentence)
+        return sentence if entry and entry[1] in HOURS else None
+
+    def ending_size(self, words: Sequence[str]) -> int:
+        return len(words) if " ".join(words).removesuffix(" ;") in GOODBYES else 0
 
     def write(self, task: Day, rng: np.random.Generator) -> Slots:
         def slips(kind: str) -> bool:
