@@ -154,6 +154,30 @@ class Prompts(Rows):
         )
 
 
+@dataclass(frozen=True)
+class Examples(Rows):
+    """What supervised fine-tuning learns from: a response after a context."""
+
+    uid: np.ndarray
+    """(n,) int64: the prompt that an example comes from; several may share one."""
+    context: Ragged
+    response: Ragged
+    """With its end token."""
+    weight: np.ndarray
+    """(n,) float32: how much each token of the response counts in the loss."""
+
+
+@dataclass(frozen=True)
+class Questions(Rows):
+    """Prompts with a known good response each: what methods with a verifier train on and are tested on."""
+
+    uid: np.ndarray
+    """(n,) int64; unique within a run, whatever the split."""
+    prompt: Ragged
+    answer: Ragged
+    """The label, without an end token: a task's rationale, a pair's y_w."""
+
+
 DRAFT_SOURCES = ("none", "rejected", "chosen", "policy", "improver", "user")
 """Where a draft came from; `Prompts.draft_source` indexes this."""
 

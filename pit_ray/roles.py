@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from pit_ray.config.training import Ppo
+from pit_ray.config.training import Ppo, Supervised
 from pit_ray.config.tree import Config
 from pit_ray.errors import GroupLost
 from pit_ray.metrics import Metrics
@@ -23,7 +23,8 @@ T_co = TypeVar("T_co", covariant=True)
 ScoreKind = Literal["reward", "gap", "difference"]
 """reward: R_P(x, y). gap: R_PIT(x, y, draft) − R_PIT(x, draft, draft). difference: R_P(x, y) − R_P(x, draft)."""
 
-FitKind = Literal["sft_policy", "sft_improver", "reward", "gap_reward"]
+FitKind = Literal["sft_policy", "sft_improver", "reward", "gap_reward", "sft"]
+"""sft: on examples that a stage has made; the others on preference pairs."""
 
 
 class Ref(Protocol[T_co]):
@@ -78,9 +79,12 @@ class FitJob:
     stage: str
     kind: FitKind
     config: Config
+    section: Supervised
+    """The stage's part of the configuration."""
     pairs: Path
-    """Parquet of tokenised pairs to learn from."""
+    """Parquet of tokenised pairs to learn from; of kind sft, of examples."""
     validation: Path
+    """Parquet of unseen pairs, for reward models."""
     model: Path
     """Where the weights start."""
     renderer: Path

@@ -10,7 +10,7 @@ import pytest
 
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds import WORLDS
-from pit_ray.learn.pretrain import word_tokenizer
+from pit_ray.learn.documents import word_tokenizer
 from pit_ray.recorder import RolloutRecorder
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.store import Store

@@ -7,9 +7,31 @@ from typing import Literal
 
 import numpy as np
 
-from pit_ray.config.tree import FieldLength, Lengths
+from pit_ray.config.tree import Config, FieldLength, Lengths
 from pit_ray.errors import DataError
 from pit_ray.records import Pairs, Ragged
+
+SEEN_ROUNDS = 2
+"""So many of the latest drafts, with their feedback, have room in what Self-Refine's model sees."""
+
+
+def longest_sequence(config: Config) -> int:
+    """Tokens of the longest sequence that can occur: x ‖ draft ‖ bridge ‖ y, or where the method gives feedback
+    x ‖ draft ‖ bridge ‖ feedback ‖ bridge ‖ y, of Self-Refine with SEEN_ROUNDS drafts."""
+    lengths, new = config.data.lengths, config.sampling.max_new_tokens
+    x, draft, y = lengths.prompt.max_tokens, max(lengths.draft.max_tokens, new), max(lengths.response.max_tokens, new)
+    if config.method in ("pit", "distill"):
+        return x + draft + _bridge(config.model.improve_instruction) + y
+    rounds, shown = 1, 0
+    if config.method == "self_refine":
+        rounds, shown = SEEN_ROUNDS, config.self_refine.examples * (x + draft + new + y)
+    bridges = _bridge(config.model.feedback_instruction) + _bridge(config.model.refine_instruction) + 2 * shown
+    return x + rounds * (draft + new + bridges) + y
+
+
+def _bridge(instruction: str) -> int:
+    """Tokens that an instruction and the template around it may take."""
+    return 16 + 2 * len(instruction.split())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pit_ray.records import Pairs, Prompts, Ragged, Rollouts
+from pit_ray.records import Examples, Pairs, Prompts, Questions, Ragged, Rollouts
 from pit_ray.run_folder import writing
 
 DRAFT_LIMIT = b"pit_ray.draft_limit"
@@ -43,6 +44,39 @@ def read_pairs(path: Path) -> Pairs:
     ragged = {name: _ragged(table.column(name)) for name in ("prompt", "chosen", "rejected")}
     limit = (table.schema.metadata or {}).get(DRAFT_LIMIT, b"").decode()
     return Pairs(uid=table.column("uid").to_numpy(), **ragged, draft_limit=int(limit) if limit else None)
+
+
+def write_examples(examples: Examples, path: Path) -> None:
+    """Examples of supervised fine-tuning, one row each; `read_examples` gives them back."""
+    _write_columns(examples, path)
+
+
+def read_examples(path: Path) -> Examples:
+    """What `write_examples` wrote."""
+    return Examples(**_read_columns(path, Examples))
+
+
+def write_questions(questions: Questions, path: Path) -> None:
+    """Tokenised questions, one row each; `read_questions` gives them back."""
+    _write_columns(questions, path)
+
+
+def read_questions(path: Path) -> Questions:
+    """What `write_questions` wrote."""
+    return Questions(**_read_columns(path, Questions))
+
+
+def _write_columns(record: Examples | Questions, path: Path) -> None:
+    columns = {f.name: getattr(record, f.name) for f in fields(record)}
+    write_table(
+        pa.table({n: list_column(c) if isinstance(c, Ragged) else pa.array(c) for n, c in columns.items()}), path
+    )
+
+
+def _read_columns(path: Path, kind: type[Examples | Questions]) -> dict[str, Any]:
+    table = pq.read_table(path)
+    found = {f.name: table.column(f.name) for f in fields(kind)}
+    return {n: _ragged(c) if pa.types.is_list(c.type) else c.to_numpy() for n, c in found.items()}
 
 
 def write_rollouts(rollouts: Rollouts, more: Mapping[str, np.ndarray | Ragged], path: Path) -> None:

@@ -43,7 +43,7 @@ class Renderer:
         self._control = special.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
-        self.bridge = self._bridge()
+        self.bridge = self.bridge_to(improve_instruction)
 
     @classmethod
     def load(cls, folder: Path) -> Renderer:
@@ -84,6 +84,12 @@ class Renderer:
         """Ids as text for people."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
+    def user_text(self, prompt: np.ndarray) -> str:
+        """What the user says in a rendered prompt of one turn, as text."""
+        before, _, after = self._render([{"role": "user", "content": ""}]).partition(f"{_OPEN}0{_CLOSE}")
+        first, last = (len(self.tokenizer.encode(part, add_special_tokens=False)) for part in (before, after))
+        return self.text(prompt[first : len(prompt) - last])
+
     def tokenise(self, pairs: Sequence[PreferencePair]) -> Pairs:
         """Preference pairs as token ids, rows in order. DataError names the row whose prompt cannot be rendered."""
         return Pairs(
@@ -122,10 +128,12 @@ class Renderer:
             ids += self.tokenizer.encode(after, add_special_tokens=False)
         return ids
 
-    def _bridge(self) -> np.ndarray:
+    def bridge_to(self, instruction: str) -> np.ndarray:
+        """The token ids between an assistant's turn and the next one, when the user says `instruction` there: (n,)
+        int32. DataError when the chat template leaves out earlier turns."""
         turns = [{"role": "user"}, {"role": "assistant"}, {"role": "user"}]
         rendered = self._render([turn | {"content": ""} for turn in turns])
         _, found, after = rendered.partition(f"{_OPEN}1{_CLOSE}")
         if not found:
             raise DataError(f"{self.tokenizer.name_or_path}: the chat template leaves out an earlier assistant turn")
-        return np.array(self._encode(after, ["", "", self.improve_instruction]), dtype=np.int32)
+        return np.array(self._encode(after, ["", "", instruction]), dtype=np.int32)

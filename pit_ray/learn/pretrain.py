@@ -1,83 +1,31 @@
-"""Makes the tiny base model that ships with a world, from a seed: python -m pit_ray.learn.pretrain notes
+"""Makes a tiny base model that ships here, from a seed: python -m pit_ray.learn.pretrain notes
 
-Its text shares no prompt with any split: the world reserves a part of its prompts for it. A document is a prompt, a
-response and a second one, in no particular order of quality; or a list of words, read back. So the base knows the
-language, and how to look up what stands before it, as any pretrained model does, but not what people prefer.
+It knows the language, and how to look up what stands before it, as any pretrained model does, but not what people
+prefer, nor how a task is solved. What it is trained on: documents.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from pit_ray.config.tree import FromScratch
-from pit_ray.data.templates import Renderer
-from pit_ray.data.worlds import base_folder, find_world
-from pit_ray.data.worlds.slots import text
 from pit_ray.learn.batches import collate, micro_batches
+from pit_ray.learn.documents import Document, documents_of
 from pit_ray.learn.modules import Policy
 from pit_ray.models.load import new_llama
-from pit_ray.records import Message
 
-SHAPE = FromScratch(hidden_size=128, layers=4, heads=4, intermediate_size=256, max_position_embeddings=512)
-STEPS = 1600
 WARMUP, DECAY = 50, 0.4
 """Steps of linear warm-up, and the share of all steps over which the rate falls linearly to a fiftieth."""
 BATCH = 64
 MICRO_BATCH_TOKENS = 4096
 MATRIX_LR, OTHER_LR = 0.02, 3e-3
 """Of Muon, for the matrices inside the layers, and of AdamW, for embeddings and norms."""
-READ_BACK_SHARE = 0.15
-"""So many documents are lists of words, read back; the others are a prompt, a response and a second one."""
-INSTRUCTION = "improve"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<user> ' if message['role'] == 'user' else '<assistant> ' }}{{ message['content'] }}"
-    "{{ ' <end> ' if message['role'] == 'assistant' else ' ' }}"
-    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
-    """One id per word; unknown words map to <unknown>."""
-    special = ["<pad>", "<end>", "<unknown>", "<user>", "<assistant>"]
-    ids = {word: i for i, word in enumerate([*special, *vocabulary])}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<end>",
-        unk_token="<unknown>",
-        additional_special_tokens=["<user>", "<assistant>"],
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-def document(world: Any, renderer: Renderer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A prompt's ids, and what the model learns to write after it."""
-    ids, end = renderer.response_ids, [renderer.eos]
-    if rng.random() < READ_BACK_SHARE:
-        words = " ".join(rng.choice(world.vocabulary(), size=rng.integers(6, 24)))
-        return np.array(_prompt(renderer, words)), np.array(ids(words) + end)
-    task = world.draw_task(rng, reserved=True)
-    responses = list(world.draw_pair(task, rng))
-    rng.shuffle(responses)
-    first, second = (ids(text(response)) for response in responses)
-    return np.array(_prompt(renderer, task.prompt())), np.array([*first, *renderer.bridge, *second, *end])
-
-
-def _prompt(renderer: Renderer, content: str) -> list[int]:
-    turns: list[Message] = [{"role": "user", "content": content}]
-    return renderer.prompt_ids(turns)
 
 
 def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
@@ -90,12 +38,12 @@ def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     ]
 
 
-def lr_factor(step: int) -> float:
+def lr_factor(step: int, steps: int) -> float:
     """The learning rates of a step as a share of their peaks."""
-    return min((step + 1) / WARMUP, 1.0, max(0.02, (STEPS - step) / (DECAY * STEPS)))
+    return min((step + 1) / WARMUP, 1.0, max(0.02, (steps - step) / (DECAY * steps)))
 
 
-def gradients(policy: Policy, documents: list[tuple[np.ndarray, np.ndarray]]) -> float:
+def gradients(policy: Policy, documents: list[Document]) -> float:
     """Adds the gradient of the loss in nats per written token, and returns that loss."""
     lengths = np.array([len(context) + len(written) for context, written in documents])
     count = sum(len(written) for _, written in documents)
@@ -108,20 +56,18 @@ def gradients(policy: Policy, documents: list[tuple[np.ndarray, np.ndarray]]) ->
     return loss
 
 
-def pretrain(name: str, seed: int, folder: Path) -> None:
-    """Trains the base and writes it to `folder` (safetensors, tokenizer, chat template, renderer)."""
-    world: Any = find_world(f"world:{name}")
-    renderer = Renderer(word_tokenizer(world.vocabulary()), INSTRUCTION)
-    model = new_llama(SHAPE, renderer.tokenizer, seed)
+def pretrain(name: str, seed: int, folder: Path | None) -> None:
+    """Trains the base and writes it (weights, tokenizer, chat template, renderer) to `folder`, or where it ships."""
+    documents = documents_of(name)
+    renderer, folder = documents.renderer, folder or documents.folder
+    model = new_llama(documents.shape, renderer.tokenizer, seed)
     policy, both = Policy(model), optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor) for optimizer in both]
+    factor = partial(lr_factor, steps=documents.steps)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in both]
     started, losses = time.monotonic(), []
-    for step in range(STEPS):
-        documents = []
-        for i in range(BATCH):
-            rng = np.random.default_rng([seed, step, i])
-            documents.append(document(world, renderer, rng))
-        losses.append(gradients(policy, documents))
+    for step in range(documents.steps):
+        batch = [documents.draw(np.random.default_rng([seed, step, i])) for i in range(BATCH)]
+        losses.append(gradients(policy, batch))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(both, schedules, strict=True):
             optimizer.step()
@@ -138,8 +84,8 @@ def pretrain(name: str, seed: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("world")
+    parser.add_argument("name", help="a world, or tasks")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="default: beside the world's code")
+    parser.add_argument("--folder", type=Path, help="default: where it ships")
     arguments = parser.parse_args()
-    pretrain(arguments.world, arguments.seed, arguments.folder or base_folder(arguments.world))
+    pretrain(arguments.name, arguments.seed, arguments.folder)

@@ -14,7 +14,7 @@ import torch
 
 from pit_ray.checkpoint import Checkpoints, checkpoints_in
 from pit_ray.config.training import Supervised
-from pit_ray.data.parquet import read_pairs
+from pit_ray.data.parquet import read_examples, read_pairs
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.splits import draw_order
 from pit_ray.data.templates import Renderer
@@ -24,19 +24,13 @@ from pit_ray.learn.engine import Engine, EngineFactory, clear_mirror, push_parts
 from pit_ray.learn.modules import Policy, Reward
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
-from pit_ray.records import Pairs
+from pit_ray.records import Examples, Pairs
 from pit_ray.roles import FitJob
 from pit_ray.run_folder import CHECKPOINTS, write_json, write_text, writing
 
 METRICS, FINISHED = "metrics.jsonl", "finished.json"
 KEPT = 2
 """Checkpoints of a stage: one to go on from, and one before it should that be damaged."""
-
-
-def section_of(job: FitJob) -> Supervised:
-    """The stage's part of the configuration."""
-    config = job.config
-    return {"reward": config.reward, "gap_reward": config.gap_reward}.get(job.kind, config.sft)
 
 
 def total_steps(section: Supervised, pairs: int) -> int:
@@ -55,40 +49,55 @@ def fit(job: FitJob, make_engine: EngineFactory) -> None:
     Raises TrainingError, naming stage and step, when the loss is not finite.
     """
     started = time.monotonic()
-    section, model_config = section_of(job), job.config.model
+    section, model_config = job.section, job.config.model
     for path in (job.pairs, job.validation, job.model, job.renderer):
         job.store.pull(path)
-    pairs, renderer = read_pairs(job.pairs), Renderer.load(job.renderer)
-    bridge = renderer.bridge if job.kind in ("sft_improver", "gap_reward") else None
+    renderer = Renderer.load(job.renderer)
+    rows = read_examples(job.pairs) if job.kind == "sft" else read_pairs(job.pairs)
     dtype, trust = torch_dtype(model_config.dtype), model_config.trust_remote_code
-    step_of = sft.step if job.kind.startswith("sft") else reward.step
-    if step_of is sft.step:
+    if job.kind.startswith("sft"):
         model = load_causal(job.model, dtype, trust)
         module: torch.nn.Module = Policy(model)
     else:
         head_seed = derive_seed(job.config.seed, job.stage, "head") if job.kind == "reward" else None
         model = load_scalar(job.model, dtype, new_head_seed=head_seed, trust_remote_code=trust)
         module = Reward(model)
-    steps = total_steps(section, len(pairs))
+    steps = total_steps(section, len(rows))
     engine = make_engine(module, section.optimizer, steps)
     start = _restore(job, engine)
     for step in range(start, steps):
-        rows = draw_order(len(pairs), step * section.batch_size, section.batch_size, job.config.seed, job.stage)
+        drawn = draw_order(len(rows), step * section.batch_size, section.batch_size, job.config.seed, job.stage)
         try:
-            metrics = step_of(engine, pairs.take(rows), bridge, renderer.eos, section.optimizer.micro_batch_tokens)
+            metrics = learn(job, engine, rows.take(drawn), renderer)
         except TrainingError as error:
             raise TrainingError(f"{job.stage}, step {step}: {error}") from error
         _log(job, engine, step, metrics)
         if (step + 1) % section.checkpoint_every == 0 and step + 1 < steps:
             _save(job, engine, step + 1, model, renderer)
     if job.kind in ("reward", "gap_reward"):
-        _log(job, engine, steps, validate(engine, read_pairs(job.validation), bridge, renderer.eos, section))
+        unseen = read_pairs(job.validation)
+        _log(job, engine, steps, validate(engine, unseen, bridge_of(job, renderer), renderer.eos, section))
     _write_model(engine, model, renderer, job.folder / "model")
     if engine.rank == 0:
         write_json(job.folder / FINISHED, {"seconds": time.monotonic() - started})
         for name in ("model", METRICS, FINISHED):
             job.store.push(job.folder / name)
     engine.gather(None)  # the mark stands
+
+
+def learn(job: FitJob, engine: Engine, batch: Pairs | Examples, renderer: Renderer) -> Metrics:
+    """One optimisation step of the stage."""
+    bridge, eos, budget = bridge_of(job, renderer), renderer.eos, job.section.optimizer.micro_batch_tokens
+    if isinstance(batch, Examples):
+        return sft.step(engine, batch, budget)
+    if job.kind.startswith("sft"):
+        return sft.step(engine, sft.examples(batch, bridge, eos), budget)
+    return reward.step(engine, batch, bridge, eos, budget)
+
+
+def bridge_of(job: FitJob, renderer: Renderer) -> np.ndarray | None:
+    """The ids between draft and response, for stages whose models read a draft."""
+    return renderer.bridge if job.kind in ("sft_improver", "gap_reward") else None
 
 
 def validate(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, section: Supervised) -> Metrics:

@@ -77,7 +77,7 @@ def step(request: pytest.FixtureRequest, causal: Path, scalar: Path, pairs: Pair
             metrics = reward.step(engine, pairs, bridge, EOS, budget)
         else:
             engine = Recording(Policy(load_causal(causal, torch.float32)), OPTIMIZER, 2)
-            metrics = sft.step(engine, pairs, bridge, EOS, budget)
+            metrics = sft.step(engine, sft.examples(pairs, bridge, EOS), budget)
         assert isinstance(engine, Recording)
         return {name: metrics.mean(name) for name in LOSSES & metrics.keys()}, engine.gradients
 

@@ -69,7 +69,8 @@ def new_actor_critic(causal: Path) -> TorchEngine:
 @pytest.mark.parametrize("bridge", [None, BRIDGE], ids=["policy", "improver"])
 def test_sft_does_not_depend_on_micro_batches(causal: Path, pairs: Pairs, bridge: np.ndarray | None) -> None:
     assert_same_whatever_the_budget(
-        partial(new_policy, causal), lambda engine, budget: sft.step(engine, pairs, bridge, EOS, budget)
+        partial(new_policy, causal),
+        lambda engine, budget: sft.step(engine, sft.examples(pairs, bridge, EOS), budget),
     )
 
 
@@ -92,7 +93,7 @@ def cross_entropy(model: PreTrainedModel, context: list[int], target: list[int])
 def test_sft_is_cross_entropy_per_token_of_the_preferred_response_and_its_end(
     causal: Path, pairs: Pairs, improving: bool
 ) -> None:
-    metrics = sft.step(new_policy(causal), pairs, BRIDGE if improving else None, EOS, 100)
+    metrics = sft.step(new_policy(causal), sft.examples(pairs, BRIDGE if improving else None, EOS), 100)
     model = AutoModelForCausalLM.from_pretrained(str(causal))
     total, tokens = torch.zeros(()), 0
     for i in range(len(pairs)):
@@ -112,7 +113,8 @@ def test_sft_is_cross_entropy_per_token_of_the_preferred_response_and_its_end(
 def test_a_drafts_limit_cuts_drafts_and_leaves_what_is_learned(causal: Path, pairs: Pairs) -> None:
     limited = replace(pairs, draft_limit=2)
     cut = replace(pairs, rejected=Ragged.of(row[:2] for row in pairs.rejected.rows()))
-    losses = [sft.step(new_policy(causal), table, BRIDGE, EOS, 500).mean("loss/sft") for table in (limited, cut, pairs)]
+    tables = [sft.examples(table, BRIDGE, EOS) for table in (limited, cut, pairs)]
+    losses = [sft.step(new_policy(causal), table, 500).mean("loss/sft") for table in tables]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -153,7 +155,7 @@ def test_the_gap_model_reads_the_draft_first_and_compares_five_times(causal: Pat
 def test_sft_learns_a_small_set_by_heart(causal: Path, pairs: Pairs) -> None:
     optimizer = Optimizer(lr=1e-2, schedule="constant", warmup_steps=0)
     engine, few = new_policy(causal, optimizer), pairs.take([0, 1, 2])
-    losses = [sft.step(engine, few, BRIDGE, EOS, 1000).mean("loss/sft") for _ in range(60)]
+    losses = [sft.step(engine, sft.examples(few, BRIDGE, EOS), 1000).mean("loss/sft") for _ in range(60)]
     assert losses[-1] < 0.1 * losses[0]
 
 

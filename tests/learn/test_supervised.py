@@ -47,14 +47,15 @@ def job(causal: Path, tokenizer: PreTrainedTokenizerFast, pairs: Pairs, tmp_path
     Renderer(copy.deepcopy(tokenizer), "improve").save(tmp_path / "renderer")
     (tmp_path / "stage").mkdir()
     return FitJob(
-        stage="sft_policy", kind="sft_policy", config=CONFIG, pairs=tmp_path / "pairs.parquet",
+        stage="sft_policy", kind="sft_policy", config=CONFIG, section=CONFIG.sft, pairs=tmp_path / "pairs.parquet",
         validation=tmp_path / "validation.parquet", model=causal, renderer=tmp_path / "renderer",
         folder=tmp_path / "stage", store=Store(tmp_path),
     )  # fmt: skip
 
 
 def of_kind(job: FitJob, kind: FitKind) -> FitJob:
-    return replace(job, kind=kind, stage=kind)
+    section = CONFIG.sft if kind.startswith("sft") else getattr(CONFIG, kind)
+    return replace(job, kind=kind, stage=kind, section=section)
 
 
 def metrics(job: FitJob) -> list[dict]:
@@ -99,8 +100,7 @@ def test_the_gap_reward_goes_on_from_a_reward_model_and_its_head(job: FitJob, sc
     with pytest.raises(DataError, match="no trained reward head"):
         fit(of_kind(job, "gap_reward"), TorchEngine)
     slow = job.config.gap_reward.model_copy(update={"optimizer": Optimizer(lr=1e-9)})
-    config = job.config.model_copy(update={"gap_reward": slow})
-    job = replace(of_kind(job, "gap_reward"), model=scalar, config=config)
+    job = replace(of_kind(job, "gap_reward"), model=scalar, section=slow)
     fit(job, TorchEngine)
     before = AutoModelForSequenceClassification.from_pretrained(str(scalar)).state_dict()
     after = weights(job, AutoModelForSequenceClassification)
