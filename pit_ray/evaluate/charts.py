@@ -23,10 +23,18 @@ COLOURS = {
     "#010204": "var(--series-2)",
     "#010205": "var(--series-3)",
     "#010206": "var(--series-4)",
-    "#010207": "var(--muted)",
-    "#010208": "var(--line)",
+    "#010207": "var(--series-5)",
+    "#010208": "var(--series-6)",
+    "#010209": "var(--muted)",
+    "#01020a": "var(--line)",
 }
 *SERIES, MUTED, LINE = COLOURS
+ALONE = ("#2a6fdb", "#d9730d", "#0f9d76", "#9b51c9", "#c23d6b", "#8a7a12")
+"""The page's colours on light, for a figure that stands alone; muted and lines too."""
+ALONE_MUTED, ALONE_LINE = "#666b73", "#e3e3de"
+
+MARKS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"))
+"""How matplotlib draws a point, and the character that looks so."""
 
 Points = tuple[np.ndarray, np.ndarray]
 """Steps (n,) counted from 1, and values (n,)."""
@@ -42,17 +50,38 @@ class Trajectory(NamedTuple):
     gold: np.ndarray
 
 
+class Key(NamedTuple):
+    """What a legend says of one line."""
+
+    label: str
+    series: int
+    """The number of its colour, from 1."""
+    mark: str = ""
+    """The character that looks as its points do; none where only the colour tells lines apart."""
+
+
 class Chart(NamedTuple):
     title: str
-    legend: list[tuple[str, int]]
-    """Label and number of each line, from 1; lines without a label are left out."""
+    legend: list[Key]
+    """Of each line; lines without a label are left out."""
     svg: Markup
+
+
+class ErrorLine(NamedTuple):
+    """Points with intervals, each array (n,), ordered along `x`; `high` may equal `low`. Without points it still has
+    its colour, so that charts of the same lines agree."""
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def line_chart(
     title: str, lines: Mapping[str, Points | None], phases: Sequence[tuple[float, str]], width: float
 ) -> Chart | None:
-    """A small line chart over steps, up to four lines by label, `width` inches wide at its natural size; None when no
+    """A small line chart over steps, up to six lines by label, `width` inches wide at its natural size; None when no
     line has points. `phases` are marked by where they begin, in steps, and name. Long lines are drawn faint under
     their moving mean."""
     drawn = [(label, points) for label, points in lines.items() if points is not None]
@@ -75,7 +104,7 @@ def line_chart(
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         _plain(axes, "step", MUTED, LINE)
         svg = _svg(figure)
-    return Chart(title, [(label, k) for k, (label, _) in enumerate(drawn, start=1) if label], svg)
+    return Chart(title, [Key(label, k) for k, (label, _) in enumerate(drawn, start=1) if label], svg)
 
 
 def kl_chart(title: str, proxy: str, trajectories: Sequence[Trajectory], width: float) -> Chart | None:
@@ -89,7 +118,7 @@ def kl_chart(title: str, proxy: str, trajectories: Sequence[Trajectory], width: 
         axes = figure.subplots()
         draw_against_kl(axes, trajectories, (SERIES[0], SERIES[1]), MUTED, LINE)
         svg = _svg(figure)
-    return Chart(title, [(f"{proxy}, left", 1), ("gold, right", 2)], svg)
+    return Chart(title, [Key(f"{proxy}, left", 1), Key("gold, right", 2)], svg)
 
 
 def draw_against_kl(
@@ -106,6 +135,38 @@ def draw_against_kl(
         _plain(side, "KL, nats per response", muted, grid)
         side.tick_params(axis="y", colors=colour)
     right.grid(visible=False)
+
+
+def error_chart(title: str, lines: Sequence[ErrorLine], across: str, width: float) -> Chart | None:
+    """Lines through points with their intervals, `across` naming what runs across; None without points."""
+    if not any(len(line.x) for line in lines):
+        return None
+    with _style(title):
+        figure = Figure(figsize=(width, 2.8), layout="constrained")
+        draw_with_errors(figure.subplots(), lines, across, SERIES, MUTED, LINE)
+        svg = _svg(figure)
+    keys = [
+        Key(line.label, k % len(SERIES) + 1, _mark(k, len(SERIES))[1]) for k, line in enumerate(lines) if len(line.x)
+    ]
+    return Chart(title, keys, svg)
+
+
+def draw_with_errors(
+    axes: Axes, lines: Sequence[ErrorLine], across: str, colours: Sequence[str], muted: str, grid: str
+) -> None:
+    """Each line in a colour and with a mark of its own; an interval that is one point is not drawn."""
+    for k, (label, x, y, low, high) in enumerate(lines):
+        colour, (mark, _) = colours[k % len(colours)], _mark(k, len(colours))
+        axes.plot(x, y, color=colour, linewidth=1.4, marker=mark, markersize=5, label=label)
+        for place, bottom, top in zip(x, low, high, strict=True):
+            if top > bottom:
+                axes.plot([place, place], [bottom, top], color=colour, linewidth=1.2, alpha=0.55)
+    _plain(axes, across, muted, grid)
+
+
+def _mark(k: int, colours: int) -> tuple[str, str]:
+    """Another one for each line, so that colour is not all that tells them apart; where colours come again, shifted."""
+    return MARKS[(k + k // colours) % len(MARKS)]
 
 
 def _style(title: str) -> Any:

@@ -95,7 +95,7 @@ def revisions(comparison: Comparison) -> str:
 def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Those that a terminal has room for: of the stopping rule the last iteration, and no steps between iterations."""
     last = max((c.iterations for c in comparisons), default=0)
-    against = [c for c in comparisons if c.name.endswith("policy")]
+    against = [c for c in comparisons if not c.name.endswith("_vs_previous")]
     return [c for c in against if not c.stopping_rule or c.iterations == last]
 
 

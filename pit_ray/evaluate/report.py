@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, TypeAdapter, model_validator
 
 from pit_ray.errors import DataError
@@ -17,12 +16,12 @@ from pit_ray.evaluate.comparisons import Comparison, revisions
 from pit_ray.evaluate.contests import STEP
 from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points, rl_charts, supervised_charts
 from pit_ray.evaluate.gap_reward import GapMeasure
+from pit_ray.evaluate.pages import template
 from pit_ray.evaluate.systems import Health
 from pit_ray.events import read_events
 from pit_ray.progress import clock, duration
 from pit_ray.run_folder import write_text
-from pit_ray.secrets import masked
-from pit_ray.tracking import read_metrics, visible
+from pit_ray.tracking import read_metrics
 
 COMPARED = {
     "improver_vs_policy": "improver vs. policy",
@@ -93,8 +92,8 @@ def write_report(run: Path) -> Path:
     environment = _read(run / "environment.json", dict[str, Any])
     config = run / "config.yaml"
     metrics = by_stage(read_metrics(run))
-    page = _template().render(
-        run=run.resolve().name,
+    page = template("report.html", {"duration": duration, "revisions": revisions}).render(
+        title=run.resolve().name,
         summary=summary,
         headline=_headline(summary.comparisons),
         scale=_scale(summary.comparisons),
@@ -115,20 +114,6 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     write_text(path, page)
     return path
-
-
-def _template() -> Any:
-    # finalize sees every value that the page shows: nothing untrusted gets past it and the escaping behind it.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(masked(value)) if type(value) is str else value,
-    )
-    environment.filters |= {"duration": duration, "revisions": revisions}
-    return environment.get_template("report.html")
 
 
 def _read(path: Path, kind: Any) -> Any:

@@ -14,6 +14,30 @@ Scores = dict[str, np.ndarray]
 """judge -> (n,) scores."""
 
 
+class Origin(BaseModel):
+    """How a system came to its answers, and what one took: means per prompt, from the prompt on, drafts included."""
+
+    model_config = ConfigDict(frozen=True)
+
+    improver: str
+    """The improver's name, or `policy` for answers that are no revisions."""
+    drafts: str | None = None
+    """The system whose answers were revised; None for answers that are no revisions."""
+    iteration: int = 0
+    """Rounds of revising."""
+    stopping_rule: bool = False
+    """Whether the improver's own rule chose among them."""
+    calls: float = 1.0
+    """Times that a language model wrote."""
+    tokens: float
+    """Tokens that it wrote."""
+    scorer_calls: float = 0.0
+    """Sequences that a reward model read."""
+    scorer_tokens: float = 0.0
+    unreadable: float = 0.0
+    """Feedback that could not be read; these rows were not revised further."""
+
+
 @dataclass(frozen=True)
 class System:
     """One system's answers to the same n prompts."""
@@ -25,6 +49,7 @@ class System:
     drafts: Ragged | None = None
     """What was revised; None for answers that are no revisions."""
     scores: Scores = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 def picked(systems: Sequence[System], which: np.ndarray, drafts: Ragged | None) -> System:
