@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from pit_ray.evaluate.comparisons import Comparison, delta_table, headlines
 from pit_ray.evaluate.report import write_report
 from pit_ray.events import record_event
 from pit_ray.interrupts import Interrupts
-from pit_ray.methods.pit import STAGES, Stage
+from pit_ray.methods import check_method, stages_of
+from pit_ray.methods.stage import Stage, names_of
 from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, write_json
 from pit_ray.stages.context import RunContext
@@ -34,7 +35,8 @@ Deploy = Callable[[RunFolder, Callable[[str], None]], Deployment]
 
 
 def train(config: Config, deploy: Deploy) -> None:
-    """Runs PIT from wherever the run folder stands to the report."""
+    """Runs the configured method from wherever the run folder stands to the report."""
+    check_method(config)
     folder = RunFolder(config.run)
     resumed = folder.open(config)
     with Interrupts() as interrupts, Tracker(folder.path, config.tracking, config.model_dump(mode="json")) as tracker:
@@ -50,7 +52,7 @@ def train(config: Config, deploy: Deploy) -> None:
         try:
             with StatusWriter(folder, deployment.activity):
                 context = RunContext(config, folder, deployment, tracker, interrupts)
-                for stage in STAGES:
+                for stage in stages_of(config):
                     run_stage(context, stage)
         except PitRayError as error:
             with suppress(InfraError):  # where the disk is full, that is the error
@@ -59,7 +61,7 @@ def train(config: Config, deploy: Deploy) -> None:
             raise
         finally:
             deployment.close()
-        summary = complete_summary(folder)
+        summary = complete_summary(folder, names_of(stages_of(config)))
         report = write_report(folder.path)
         folder.keep_records()
     show(summary, folder, report)
@@ -95,11 +97,10 @@ def run_to_end(context: RunContext, stage: Stage) -> None:
             lost = found
 
 
-def complete_summary(folder: RunFolder) -> dict:
+def complete_summary(folder: RunFolder, names: Sequence[str]) -> dict:
     """evaluation/summary.json with the seconds of every stage."""
     path = folder.path / "evaluation" / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
-    names = [name for stage in STAGES for name in stage.names]
     summary["seconds"] = {name: seconds for name in names if (seconds := folder.seconds(name)) is not None}
     write_json(path, summary)
     return summary
@@ -109,12 +110,15 @@ def show(summary: dict, folder: RunFolder, report: Path) -> None:
     """The Δ table and a few prompts with draft and improved response, on the console."""
     console = Console()
     console.print(delta_table(headlines([Comparison(**row) for row in summary["comparisons"]])))
-    console.print(Text(f"stopping rule: a revision is kept where its gap is above {summary['margin']:+.2f}"))
+    if summary["margin"] is not None:
+        console.print(Text(f"stopping rule: a revision is kept where its gap is above {summary['margin']:+.2f}"))
     for sample in json.loads((folder.path / "evaluation" / "samples.json").read_text(encoding="utf-8"))[:SAMPLES_SHOWN]:
         gold = [f"  gold {g:.2f}" for g in sample["golds"] or []] or [""] * 2
         lines = (("prompt  ", sample["prompt"], ""), ("draft   ", sample["draft"], gold[0]))
         stopped = "" if sample["kept"] else "  (the draft is kept)"
-        improved = ("improved", sample["revisions"][0], f"  gap {sample['gaps'][0]:+.2f}{gold[1]}{stopped}")
+        what = "score" if summary["margin"] is None else "gap"
+        gap = "" if sample["gaps"][0] is None else f"  {what} {sample['gaps'][0]:+.2f}"
+        improved = ("improved", sample["revisions"][0], f"{gap}{gold[1]}{stopped}")
         console.print()
         for label, text, note in (*lines, improved):
             console.print(Text(f"{label}  {visible(text)}{note}"))

@@ -1,16 +1,13 @@
-"""Improving responses step by step, and when to stop."""
+"""What improving is asked and answers, and when PIT's improver stops."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from pit_ray.curriculum import IMPROVER
-from pit_ray.data.randomness import derive_seed
-from pit_ray.records import Message, Prompts, Ragged, Rollouts
-from pit_ray.roles import GenerateRequest, RolloutPool, Scorer
+from pit_ray.records import Message, Ragged, Rollouts
 
 
 @dataclass(frozen=True)
@@ -27,44 +24,21 @@ class ImproveResult:
 
     prompt: str | list[Message]
     drafts: list[str]
-    gaps: list[float]
-    """gaps[k − 1] = R(x, y_k, y_{k−1}) − R(x, y_{k−1}, y_{k−1})."""
+    gaps: list[float | None]
+    """What the improver itself says of drafts[k], k ≥ 1: PIT's is the gap R(x, y_k, y_{k−1}) − R(x, y_{k−1}, y_{k−1});
+    that of others is their score of it, None where they give none."""
     kept: int
-    """How many revisions were kept."""
+    """Which of the drafts was kept."""
     response: str
     """The result: drafts[kept]."""
-
-
-@dataclass(frozen=True)
-class Revisions:
-    """One round of revisions, with each one's gap to its draft."""
-
-    responses: Ragged
-    """Without end tokens."""
-    finished: np.ndarray
-    gaps: np.ndarray
+    feedback: list[str] | None = None
+    """What the improver said of each of the drafts; None for one that gives no feedback."""
 
 
 def without_end(rollouts: Rollouts) -> Ragged:
     """The responses without their end tokens."""
     rows = zip(rollouts.response.rows(), rollouts.finished, strict=True)
     return Ragged.of(row[:-1] if done else row for row, done in rows)
-
-
-def revise(
-    pool: RolloutPool, gap: Scorer, prompts: Prompts, iterations: int, request: GenerateRequest
-) -> list[Revisions]:
-    """`iterations` rounds, each revising what the round before wrote: y_{k+1} = M_PIT(x, y_k) (PIT §3.4)."""
-    rounds = []
-    for k in range(iterations):
-        writing = pool.generate(prompts, replace(request, seed=derive_seed(request.seed, "revision", k)))
-        scores = gap.score(writing)
-        written = writing.result()
-        responses = without_end(written)
-        rounds.append(Revisions(responses, written.finished, scores.result().score))
-        source = np.full(len(prompts), IMPROVER, dtype=np.int8)
-        prompts = replace(prompts, draft=responses, draft_source=source)
-    return rounds
 
 
 def kept_revisions(gaps: Sequence[np.ndarray], margin: float) -> np.ndarray:

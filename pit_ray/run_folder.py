@@ -130,8 +130,8 @@ class RunFolder:
 
     def seconds(self, stage: str) -> float | None:
         """How long a finished stage took; None when it is not finished."""
-        mark = self.stage(stage) / "done.json"
-        return float(json.loads(mark.read_text())["seconds"]) if mark.is_file() else None
+        mark = next((self.path / "stages").glob(f"[0-9][0-9]-{stage}/done.json"), None)
+        return None if mark is None else float(json.loads(mark.read_text())["seconds"])
 
     def finish(self, stage: str, seconds: float) -> None:
         """Marks a stage as finished, when what it has left is kept."""

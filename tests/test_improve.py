@@ -1,9 +1,6 @@
-"""Improving step by step: what the stopping rule keeps, which margin is chosen, and what each round starts from."""
+"""PIT's stopping rule: what it keeps, and which margin is chosen."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pit_ray.curriculum import POLICY, plain_prompts, with_drafts
-from pit_ray.improve import choose_margin, kept_revisions, revise, without_end
-from pit_ray.records import DRAFT_SOURCES, Pairs, Prompts, Ragged, Rollouts, Scores
-from pit_ray.roles import GenerateRequest, Ref, Resolved, ScoreKind
+from pit_ray.improve import choose_margin, kept_revisions
 
 GAPS = [np.array([0.9, 0.2, -0.1, 0.6]), np.array([0.8, 0.9, 0.9, 0.5]), np.array([0.7, 0.9, 0.9, 0.9])]
 """Three rounds of four responses."""
@@ -79,56 +73,3 @@ def test_the_chosen_margin_is_at_least_as_good_as_stopping_at_0(gaps: np.ndarray
 
     chosen = choose_margin(list(gaps), list(quality))
     assert mean(chosen) >= mean(0.0) - 1e-9
-
-
-class Appender:
-    """A rollout pool whose model appends a token to the draft, and ends every other response."""
-
-    def __init__(self) -> None:
-        self.seeds: list[int] = []
-        self.sources: list[set[str]] = []
-
-    def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
-        self.seeds.append(request.seed)
-        self.sources.append({DRAFT_SOURCES[i] for i in prompts.draft_source})
-        finished = np.arange(len(prompts)) % 2 == 0
-        rows = [np.append(d, [9, 1] if f else [9]) for d, f in zip(prompts.draft.rows(), finished, strict=True)]
-        response = Ragged.of(rows)
-        zeros = Ragged(np.zeros(len(response.values), dtype=np.float32), response.offsets)
-        return Resolved(Rollouts(prompts, response, zeros, finished))
-
-    def load(self, folder: Path, version: int) -> Resolved[None]:
-        return Resolved(None)
-
-    def sync(self, weights: Ref[Any], version: int) -> Resolved[None]:
-        return Resolved(None)
-
-
-class LengthGap:
-    """A gap scorer to which a response is worth the square of its length."""
-
-    def load(self, folder: Path, kind: ScoreKind, eos: int) -> Resolved[None]:
-        return Resolved(None)
-
-    def score(self, rollouts: Ref[Rollouts]) -> Resolved[Scores]:
-        written = rollouts.result()
-        baseline = written.prompts.draft.lengths.astype(np.float32) ** 2
-        return Resolved(Scores(without_end(written).lengths.astype(np.float32) ** 2 - baseline, baseline))
-
-
-def test_each_round_revises_what_the_round_before_wrote() -> None:
-    pairs = Pairs(np.arange(2), Ragged.of([[3], [4]]), Ragged.of([[5], [6]]), Ragged.of([[7], [8]]))
-    plain = plain_prompts(pairs, np.arange(2), 0)
-    prompts = with_drafts(plain, Ragged.of([[5], []]), POLICY, np.array([2]))
-    pool, request = Appender(), GenerateRequest(temperature=1.0, max_new_tokens=4, seed=1, shard_size=2)
-    first, second = revise(pool, LengthGap(), prompts, 2, request)
-    assert [row.tolist() for row in first.responses.rows()] == [[5, 9], [9]]
-    assert [row.tolist() for row in second.responses.rows()] == [[5, 9, 9], [9, 9]]
-    assert first.gaps.tolist() == [3.0, 1.0]
-    assert second.gaps.tolist() == [5.0, 3.0]
-    assert pool.sources == [{"policy"}, {"improver"}]
-    # Each round draws anew, and each time the same.
-    assert len({*pool.seeds, request.seed}) == 3
-    again = Appender()
-    revise(again, LengthGap(), prompts, 2, request)
-    assert again.seeds == pool.seeds

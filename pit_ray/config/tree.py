@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pit_ray.config.actors import Actors
+from pit_ray.config.endpoint import Endpoint
+from pit_ray.config.methods import Distill, SelfEvolution, SelfRefine, TriPosT
 from pit_ray.config.section import Section
 from pit_ray.config.training import GapReward, Phase, Ppo, Supervised
 
@@ -36,16 +38,20 @@ class Data(Section):
     """Where preference pairs come from and how they are split."""
 
     source: str = "world:notes"
-    """`world:NAME` (a synthetic world with a gold score), a local .json, .jsonl (both also .gz) or .parquet file, an
-    Arrow folder, or the name of a dataset on the Hugging Face hub."""
+    """Preference pairs: `world:NAME` (a synthetic world with a gold score), a local .json, .jsonl (both also .gz) or
+    .parquet file, an Arrow folder, or the name of a dataset on the Hugging Face hub. Questions with answers, for the
+    methods `self_evolution` and `tripost`: `task:NAME` (made here, with a verifier), `gsm8k:FILE` or `svamp:FILE`."""
+    test_source: str | None = None
+    """Questions to be tested on, as `gsm8k:FILE` or `svamp:FILE`. null: some of `source` are held out."""
     hub_split: str = "train"
     """Which split of a hub dataset is read."""
     pairs: PositiveInt | None = None
-    """Use only so many pairs (of a world: make so many). null: all; a world needs a number."""
+    """Use only so many pairs or questions (of a world or task: make so many). null: all; a world or task needs a
+    number."""
     held_out: PositiveInt = 512
-    """Pairs kept for the final evaluation, never trained on."""
+    """Pairs or questions kept for the final evaluation, never trained on; of a task, as many unseen ones too."""
     validation: PositiveInt = 128
-    """Pairs kept for choosing (reward accuracy, the stopping rule's margin), never trained on."""
+    """Pairs or questions kept for choosing (reward accuracy, the stopping rule's margin), never trained on."""
     lengths: Lengths = Lengths()
 
 
@@ -79,7 +85,8 @@ class Model(Section):
     """The base model that every stage starts from. Exactly one of `path` and `from_scratch`."""
 
     path: str | None = None
-    """A local folder, a hub name, or `world:NAME` for the tiny base that ships with a world."""
+    """A local folder, a hub name, or a tiny base that ships here: `world:NAME` for a world's, `task:base` for the
+    tasks'."""
     from_scratch: FromScratch | None = None
     """Make a new model instead: any dataset can be tried without a hub."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -88,6 +95,13 @@ class Model(Section):
     """Whether code inside a model repository may run (its tokenizer's never does). Say yes only to models you trust."""
     improve_instruction: str = "Improve the response above."
     """The user turn between a draft and its revision."""
+    feedback_instruction: str = (
+        "What is wrong with the response above? Name each fault and how to mend it; if there is none, say that there "
+        "is nothing to improve. End with a line 'Score: N', N from 0 to 10."
+    )
+    """The user turn that asks for feedback on the response above it."""
+    refine_instruction: str = "Write the response again, with this feedback taken into account."
+    """The user turn between a feedback and the revision that follows it."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
@@ -108,14 +122,17 @@ class Sampling(Section):
 class Evaluation(Section):
     """The final comparison on held-out prompts."""
 
-    temperature: PositiveFloat = 0.7
-    """For drafts and revisions alike; also for the drafts that the policy writes while the improver is trained."""
+    temperature: NonNegativeFloat = 0.7
+    """For drafts and revisions alike; also for the drafts that the policy writes while the improver is trained. 0: the
+    most likely token each time."""
     iterations: PositiveInt = 3
     """How often the improver revises."""
     bootstrap: PositiveInt = 2000
     """Resamples behind each 95 % interval."""
     examples: PositiveInt = 12
     """Before/after samples shown in the report."""
+    llm: Endpoint | None = None
+    """The model behind an endpoint that judges where the judge `llm` is asked for."""
 
 
 class Tracking(Section):
@@ -149,8 +166,14 @@ class Ready(Section):
     """An improver to evaluate."""
 
 
+Method = Literal["pit", "self_refine", "self_evolution", "tripost", "distill"]
+
+
 class Config(Section):
     """A run: everything that decides its result."""
+
+    method: Method = "pit"
+    """Which stages a run has: PIT, or Self-Refine, SELF, TriPosT, or PIT distilled back into its policy."""
 
     run: str = "runs/pit"
     """The run folder; a recipe NAME that does not say runs in runs/NAME. On an existing folder the run is resumed."""
@@ -171,6 +194,10 @@ class Config(Section):
             Phase(name="on_policy", drafts="on_policy", steps=40),
         )
     )
+    self_refine: SelfRefine = SelfRefine()
+    self_evolution: SelfEvolution = SelfEvolution()
+    tripost: TriPosT = TriPosT()
+    distill: Distill = Distill()
     evaluation: Evaluation = Evaluation()
     ready: Ready = Ready()
     actors: Actors = Actors()
@@ -201,6 +228,12 @@ class Config(Section):
                 f"data.lengths.draft.max_tokens ({self.data.lengths.draft.max_tokens}) must be at least "
                 f"sampling.max_new_tokens ({self.sampling.max_new_tokens}): what the policy writes is a draft later"
             )
-        if self.data.source.startswith("world:") and self.data.pairs is None:
-            raise ValueError("data.pairs: a world needs to know how many pairs to make, for instance data.pairs=12000")
+        for kind in ("world", "task"):
+            if self.data.source.startswith(f"{kind}:") and self.data.pairs is None:
+                raise ValueError(f"data.pairs: a {kind} needs to know how many to make, for instance data.pairs=12000")
+        for name in ("self_refine", "self_evolution"):
+            section: SelfRefine | SelfEvolution = getattr(self, name)
+            asked = section.model if isinstance(section, SelfRefine) else section.annotator
+            if asked == "endpoint" and section.endpoint is None:
+                raise ValueError(f"{name}.endpoint: not given; it needs base_url and model")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pit_ray.config.training import Ppo, Supervised
@@ -19,22 +20,25 @@ class FoundData:
     """Pairs of each split, before `data.lengths`; empty where only the run can tell."""
 
 
-def outlook(config: Config, found: FoundData) -> str:
-    """The data, the splits, and each stage's steps; what looks like a mistake is said."""
+def outlook(config: Config, found: FoundData, stages: Sequence[tuple[str, str]]) -> str:
+    """The data, the splits, and what each of the stages (name, description) does, its steps where there is none; what
+    looks like a mistake is said."""
     lines = [found.description]
     if found.sizes:
         lines.append("splits: " + ", ".join(f"{name} {size}" for name, size in found.sizes.items()))
     lines.append("stages:")
-    for name in ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver"):
-        given = getattr(config.ready, name)
-        lines.append(f"  {name:13} " + (f"given: {given}" if given else work(config, name, found.sizes)))
-    evaluation = config.evaluation
-    lines.append(f"  {'evaluate':13} {config.data.held_out} held-out prompts, up to {evaluation.iterations} revisions")
+    width = max(len(name) for name, _ in stages)
+    for name, about in stages:
+        given = getattr(config.ready, name, None)
+        said = f"given: {given}" if given else about or work(config, name, found.sizes)
+        lines.append(f"  {name:{width}} {said}")
     return "\n".join(lines)
 
 
 def work(config: Config, stage: str, sizes: dict[str, int]) -> str:
-    """The steps of a stage that is trained."""
+    """The steps of a stage that is trained on pairs or by PPO, and what the evaluation does."""
+    if stage == "evaluate":
+        return f"{config.data.held_out} held-out prompts, up to {config.evaluation.iterations} revisions"
     section: Ppo | Supervised = getattr(config, "sft" if stage.startswith("sft") else stage)
     if isinstance(section, Ppo):
         size, batch = sizes.get("rl"), section.rollouts_per_step

@@ -1,11 +1,17 @@
-"""Stages `sft_policy`, `sft_improver`, `reward`, `gap_reward`: jobs for the trainer, their metrics followed live."""
+"""Supervised stages, on pairs or on examples that a stage has made: jobs for the trainer, followed live."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
-from pit_ray.learn.supervised import FINISHED, METRICS, checkpoints_of, section_of, total_steps
+import pyarrow.parquet as pq
+
+from pit_ray.config import Config
+from pit_ray.config.training import Supervised
+from pit_ray.learn.supervised import FINISHED, METRICS, checkpoints_of, total_steps
 from pit_ray.metrics import Metrics
 from pit_ray.roles import FitJob, FitKind
 from pit_ray.stages.context import RunContext
@@ -14,34 +20,50 @@ POLL_SECONDS, STORE_POLL_SECONDS = 0.5, 5.0
 """How often a worker group's metrics are looked for, in a folder and in an object store."""
 
 
-def jobs(context: RunContext, kinds: tuple[FitKind, ...]) -> list[FitJob]:
-    """The jobs of those stages that are neither given ready nor finished."""
-    return [
-        job(context, kind)
-        for kind in kinds
-        if getattr(context.config.ready, kind) is None and context.folder.seconds(kind) is None
-    ]
+def section_of(config: Config, kind: FitKind) -> Supervised:
+    """The part of the configuration of a stage that learns from pairs."""
+    return {"reward": config.reward, "gap_reward": config.gap_reward}.get(kind, config.sft)
 
 
-def job(context: RunContext, kind: FitKind) -> FitJob:
-    """One supervised stage. R_P starts from the SFT policy, and R_PIT from R_P, which can judge responses already."""
+def pair_job(context: RunContext, kind: FitKind) -> FitJob:
+    """A stage on pairs. R_P starts from the SFT policy, and R_PIT from R_P, which can judge responses already."""
     start = {"reward": "sft_policy", "gap_reward": "reward"}.get(kind)
+    return _job(
+        context, kind, kind, section_of(context.config, kind),
+        pairs=context.split_path("sft" if kind.startswith("sft") else "reward"),
+        model=context.model(start) if start else context.base,
+    )  # fmt: skip
+
+
+def example_job(context: RunContext, stage: str, section: Supervised, examples: Path, start: Path) -> FitJob:
+    """A stage on a Parquet file of examples, from the weights at `start`."""
+    return _job(context, stage, "sft", section, pairs=examples, model=start)
+
+
+def _job(context: RunContext, stage: str, kind: FitKind, section: Supervised, pairs: Path, model: Path) -> FitJob:
     return FitJob(
-        stage=kind,
+        stage=stage,
         kind=kind,
         config=context.config,
-        pairs=context.pairs_path("sft" if kind.startswith("sft") else "reward"),
-        validation=context.pairs_path("validation"),
-        model=context.model(start) if start else context.base,
+        section=section,
+        pairs=pairs,
+        validation=context.split_path("validation"),
+        model=model,
         renderer=context.renderer_folder,
-        folder=context.folder.stage(kind),
+        folder=context.folder.stage(stage),
         store=context.folder.store,
     )
 
 
-def run(context: RunContext, kinds: tuple[FitKind, ...]) -> None:
-    """Runs those stages in one worker group; each is marked finished as soon as its model is written."""
-    todo = jobs(context, kinds)
+def run_on_pairs(context: RunContext, kinds: tuple[FitKind, ...]) -> None:
+    """Runs those stages on pairs, all but the ones that are given ready."""
+    run(context, [pair_job(context, kind) for kind in kinds if getattr(context.config.ready, kind) is None])
+
+
+def run(context: RunContext, jobs: Sequence[FitJob]) -> None:
+    """Runs those stages in one worker group, all but the ones that are finished; each is marked finished as soon as its
+    model is written."""
+    todo = [job for job in jobs if context.folder.seconds(job.stage) is None]
     if not todo:
         return
     for item in todo:
@@ -54,8 +76,7 @@ def run(context: RunContext, kinds: tuple[FitKind, ...]) -> None:
 
 def follow(context: RunContext, item: FitJob, fitting) -> None:
     """Logs a stage's metrics while it runs; returns when its model stands."""
-    pairs = len(context.pairs("sft" if item.kind.startswith("sft") else "reward"))
-    context.tracker.begin(item.stage, total_steps(section_of(item), pairs))
+    context.tracker.begin(item.stage, total_steps(item.section, pq.read_metadata(item.pairs).num_rows))
     context.tracker.rewind(item.stage, 0)
     seen, poll = 0, STORE_POLL_SECONDS if item.store.remote else POLL_SECONDS
     while True:

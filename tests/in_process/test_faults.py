@@ -238,6 +238,6 @@ def test_steps_that_a_worker_group_does_again_are_recorded_once(finished: RunFol
     config = config_for(folder.path)
     tracker = Tracker(folder.path, config.tracking, {})
     context = RunContext(config, folder, deployment(config)(folder), tracker)
-    item = supervised.job(context, "sft_policy")
+    item = supervised.pair_job(context, "sft_policy")
     supervised.follow(context, item, Restarted(item.folder))
     assert [record["step"] for record in read_metrics(folder.path)] == [0, 1, 2, 3]

@@ -1,0 +1,1 @@
+"""Improvers: whatever turns prompt, draft and history into a revision."""
