@@ -10,8 +10,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from actors import evaluate_commands
 from actors.cluster import commands
 from actors.requests import check_row, read_rows, write_answers
+from actors.serve import commands as serve_commands
 from pit_ray.errors import ConfigError, DataError, PitRayError
 from pit_ray.secrets import masked
 
@@ -30,7 +32,10 @@ app = typer.Typer(
 )
 
 app.command()(commands.submit)
+for command in evaluate_commands.COMMANDS:
+    app.command()(command)
 app.add_typer(commands.cluster, name="cluster")
+app.command()(serve_commands.serve)
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run: runs/quickstart, /shared/runs/hh, s3://bucket/runs/hh.")
@@ -97,11 +102,15 @@ def improve(
     draft: Annotated[
         str | None, typer.Option("--draft", help="Improve this; else the run's policy writes one.")
     ] = None,
+    improver: Annotated[
+        str | None,
+        typer.Option(help="pit, sft, best_of_n, self_refine, self or tripost. Default: that of the run's method."),
+    ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Revise so often and keep the last. Default: up to evaluation.iterations, by the stopping rule.",
+            help="Revise so often and keep the last. Default: up to evaluation.iterations, by the improver's own rule.",
         ),
     ] = None,
     output: Annotated[
@@ -109,9 +118,10 @@ def improve(
         typer.Option(help="Where the answered lines go. Default with --file: NAME.improved.jsonl beside it."),
     ] = None,
 ) -> None:
-    """Revise responses with the improver of a finished run.
+    """Revise responses with an improver of a finished run.
 
-    A gap tells how much better a revision is than its draft by the run's gap reward model; above 0 is better.
+    A gap tells how much better a revision is than its draft by the run's gap reward model; above 0 is better. Improvers
+    that give feedback show it, and their score of a revision instead.
     A line of --file is {"prompt": TEXT or [{"role": …, "content": …}, …], "draft": TEXT}, the draft and any other
     fields as you like; it comes back in the same order with "response" and "steps" added.
 
@@ -135,11 +145,11 @@ def improve(
     else:
         rows = [{"prompt": prompt} if draft is None else {"prompt": prompt, "draft": draft}]
         check_row(rows[0], "--prompt")
-    from actors.improve import improve as improve_requests
+    from actors.improve import improve_requests
     from pit_ray.improve import ImproveRequest
 
     requests = [ImproveRequest(prompt=row["prompt"], draft=row.get("draft")) for row in rows]
-    write_answers(rows, improve_requests(run, requests, iterations), output, show=file is None)
+    write_answers(rows, improve_requests(run, requests, iterations, improver), output, show=file is None)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,23 @@ from actors.ray_session import check_machines
 from actors.weights import CPU_HEAD_SIZES
 from pit_ray import driver
 from pit_ray.config import Config
+from pit_ray.data.lengths import longest_sequence
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import LINE, ConfigError, DataError, short
 from pit_ray.in_process import InProcess
 from pit_ray.lease import claimed
+from pit_ray.methods import check_method, stages_of
 from pit_ray.models.folder import architecture, weights
 from pit_ray.models.load import llama_config
 from pit_ray.replay import replay as replay_step
 from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, open_existing
+from pit_ray.stages.context import RunContext
 from pit_ray.stages.data import base_path, base_renderer, check_data
 from pit_ray.stages.outlook import FoundData, outlook
 from pit_ray.stages.ready import check_ready
 from pit_ray.store import store_of
-from pit_ray.tracking import visible
+from pit_ray.tracking import Tracker, visible
 
 
 def train(config: Config) -> None:
@@ -51,8 +55,25 @@ def replay(run: str, stage: str, step: int) -> bool:
     return replay_step(config, folder, stage, step, lambda copy, note: deploy(config, copy, note))
 
 
-def deploy(config: Config, folder: RunFolder, note: Callable[[str], None]) -> Deployment:
-    """The configured deployment for a run folder; `note` tells the user what happens to it."""
+@contextmanager
+def opened(run: str) -> Iterator[RunContext]:
+    """A finished or running run with its deployment, for using its models: nothing of the run is changed, and the
+    deployment is closed at the end."""
+    folder, config = open_existing(run)
+    quiet = config.tracking.model_copy(update={"wandb": False, "console": "plain"})
+    tracker = Tracker(folder.path, quiet, {})
+    deployment = deploy(config, folder, tracker.note, ("rollout", "reward"))
+    try:
+        yield RunContext(config, folder, deployment, tracker)
+    finally:
+        deployment.close()
+
+
+def deploy(
+    config: Config, folder: RunFolder, note: Callable[[str], None], roles: Sequence[str] | None = None
+) -> Deployment:
+    """The configured deployment for a run folder; `note` tells the user what happens to it. `roles`: those that will be
+    needed, None: all of the configured method."""
     data = folder.stage("data")
 
     def eos() -> int:
@@ -61,7 +82,7 @@ def deploy(config: Config, folder: RunFolder, note: Callable[[str], None]) -> De
     if config.actors.deployment == "in_process":
         return InProcess(config, folder.store, folder.base, data / "renderer", eos)
     model = EngineModel(folder.base, eos, longest_sequence(config))
-    return RayDeployment(config, folder, model, data / "renderer", note)
+    return RayDeployment(config, folder, model, data / "renderer", note, roles)
 
 
 def check(config: Config) -> FoundData | None:
@@ -74,6 +95,7 @@ def check(config: Config) -> FoundData | None:
         raise ConfigError(f"run: '{short(folder, LINE)}' cannot be a run folder: {error.strerror}") from error
     if not above.is_dir() or "\0" in config.run:
         raise ConfigError(f"run: '{short(folder, LINE)}' cannot be a run folder: {above} is no folder")
+    check_method(config)
     check_model(config)
     renderer = None if config.model.from_scratch is not None else base_renderer(config)
     check_ready(config, renderer, longest_sequence(config))
@@ -119,15 +141,6 @@ def positions(config: Config) -> int | None:
     return getattr(_model_config(config), "max_position_embeddings", None)
 
 
-def longest_sequence(config: Config) -> int:
-    """Tokens of the longest x ‖ draft ‖ bridge ‖ y that can occur."""
-    lengths, new = config.data.lengths, config.sampling.max_new_tokens
-    bridge = 16 + 2 * len(config.model.improve_instruction.split())
-    return (
-        lengths.prompt.max_tokens + max(lengths.draft.max_tokens, new) + bridge + max(lengths.response.max_tokens, new)
-    )
-
-
 def model_size(config: Config) -> ModelSize:
     """The size of the base model, found without loading it."""
     scratch = config.model.from_scratch
@@ -150,6 +163,7 @@ def _model_config(config: Config) -> Any:
 def describe(config: Config) -> str:
     """The resolved configuration, the data and the stages' steps, the actors and their memory, for `--dry-run`."""
     found = check(config)
+    stages = [(name, stage.about) for stage in stages_of(config) for name in stage.names if name != "data"]
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    work = f"{outlook(config, found)}\n" if found else ""
+    work = f"{outlook(config, found, stages)}\n" if found else ""
     return visible(f"{resolved}\n{work}{describe_plan(config, model_size(config))}")

@@ -17,7 +17,7 @@ from actors.group import Group, Worker
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.node_packages import check_nodes
 from actors.placement import RoomWatch, options, reserve
-from actors.plan import Plan, plan_actors, shortfall
+from actors.plan import ROLES, Plan, plan_actors, roles_of, shortfall
 from actors.ray_session import namespace, ray_address, start_ray
 from actors.refs import TaskRef
 from actors.rollout import RayRolloutPool, RolloutActor
@@ -29,8 +29,6 @@ from pit_ray.config import Config
 from pit_ray.errors import GroupLost
 from pit_ray.roles import FitJob
 from pit_ray.run_folder import RunFolder
-
-ROLES = ("rollout", "learner", "reward", "reference", "recorder")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,14 @@ class RayDeployment:
     before."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, model: EngineModel, renderer: Path, note: Callable[[str], None]
-    ) -> None:
+        self, config: Config, folder: RunFolder, model: EngineModel, renderer: Path, note: Callable[[str], None],
+        roles: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
+        """`roles`: those whose actors are started; None: those of the configured method."""
         self.config, self.folder, self.model, self.renderer, self.note = config, folder, model, renderer, note
         self.plan = plan_actors(config)
+        self.standing = self.plan.only(roles_of(config.method) if roles is None else roles)
+        self.room: PlacementGroup | None = None
         self.deadlines = config.actors.deadlines
         self.supervisor = Supervisor(
             config.actors.faults,
@@ -68,9 +70,12 @@ class RayDeployment:
         return Gauges(self.folder.path.name)
 
     def fit(self, jobs: Sequence[FitJob]) -> TaskRef[None]:
-        remove_placement_group(self._room())  # whether all will fit is known before hours of training
+        if not self.supervisor.groups:  # whether all will fit is known before hours of training
+            remove_placement_group(self._reserved(self.plan))
+        elif self.standing.of("learner"):
+            self._end()  # the worker group stands where learners do
         part = run_jobs.remote(self.config, jobs, self.folder.store)
-        ranks = Plan(tuple(bundle for bundle in self.plan.bundles if bundle.role == "learner"))
+        ranks = self.plan.only(("learner",))
         what = f"training {', '.join(job.stage for job in jobs)}"
         return TaskRef(part, what, RoomWatch(ranks, self.note))
 
@@ -109,10 +114,17 @@ class RayDeployment:
 
     def close(self) -> None:
         """Ends the actors and leaves Ray; a local Ray ends with it."""
-        for group in self.supervisor.groups.values():
-            for worker in group.workers:
-                ray.kill(worker.handle)
+        self._end()
         ray.shutdown()
+
+    def _end(self) -> None:
+        """Ends all actors and gives their places back; they are started again when next needed."""
+        for worker in self.supervisor.workers():
+            ray.kill(worker.handle)
+        self.supervisor.groups = {}
+        if self.room is not None:
+            remove_placement_group(self.room)
+            self.room = None
 
     def _group(self, role: str) -> Group:
         if not self.supervisor.groups:
@@ -121,29 +133,31 @@ class RayDeployment:
 
     def _start(self) -> None:
         """All actors at once, so that their slow imports and engines overlap."""
-        room = self._room()
-        groups = {role: Group([self._worker(room, i) for i in self.plan.of(role)], self.supervisor) for role in ROLES}
+        self.room = room = self._reserved(self.standing)
+        places = {role: self.standing.of(role) for role in ROLES}
+        groups = {role: Group([self._worker(room, i) for i in of], self.supervisor) for role, of in places.items()}
         self.supervisor.groups = groups
         self.supervisor.settle([worker for group in groups.values() for worker in group.workers])
-        RayLearner(groups["learner"], self.deadlines).join()
+        if places["learner"]:
+            RayLearner(groups["learner"], self.deadlines).join()
 
     def _wanted(self) -> Plan:
         """The plan without the workers that the run goes on without."""
         workers = self.supervisor.workers()
-        return Plan(tuple(worker.bundle for worker in workers)) if workers else self.plan
+        return Plan(tuple(worker.bundle for worker in workers)) if workers else self.standing
 
-    def _room(self) -> PlacementGroup:
-        """Room for all actors, on nodes whose packages are the driver's."""
+    def _reserved(self, plan: Plan) -> PlacementGroup:
+        """Room for a plan, on nodes whose packages are the driver's."""
         start_ray(self.config)
-        room = reserve(self.plan, self.config.actors.placement_deadline, self.note)
+        room = reserve(plan, self.config.actors.placement_deadline, self.note)
         if ray_address(self.config) != "local":
             check_nodes()
         return room
 
     def _worker(self, room: PlacementGroup, index: int) -> Worker:
-        bundle = self.plan.bundles[index]
+        bundle = self.standing.bundles[index]
         kind, environment, args = self._actor(bundle.role)
-        chosen = options(self.plan, room, index, environment)
+        chosen = options(self.standing, room, index, environment)
         return Worker(bundle, lambda: kind.options(**chosen).remote(bundle, *args))
 
     def _actor(self, role: str) -> tuple[Any, dict[str, str], tuple[Any, ...]]:

@@ -36,22 +36,24 @@ class Worker:
     """The call that gave the actor what it works with: a model, weights."""
 
     def __post_init__(self) -> None:
-        self.handle = self.create()
+        self.handle = self._created()
 
     def replace(self) -> None:
         """Puts a new actor on the place of one that died, or is to die."""
         ray.kill(self.handle, no_restart=True)
+        self.handle = self._created()
+        self.generation += 1
+        self.node = None
+
+    def _created(self) -> Any:
         freed = time.monotonic() + NAME_SECONDS
         while True:
             try:
-                self.handle = self.create()
-                break
-            except ValueError:  # Ray gives the name away once it has noted the death
+                return self.create()
+            except ValueError:  # Ray gives the name of one that was ended away once it has noted the death
                 if time.monotonic() > freed:
                     raise
                 time.sleep(0.1)
-        self.generation += 1
-        self.node = None
 
     def reload(self) -> Any:
         """Tells a new actor what the one before had loaded; the answer in the making, None where it had nothing."""

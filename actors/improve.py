@@ -1,4 +1,4 @@
-"""`pit-ray improve`: drafts and revisions for a user's prompts, with the models of a finished run."""
+"""`pit-ray improve`: answers requests with an improver of a finished run."""
 
 from __future__ import annotations
 
@@ -6,86 +6,92 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from actors.compose import deploy
+from actors.compose import opened
 from pit_ray.config import Config
-from pit_ray.curriculum import POLICY, USER, with_drafts
 from pit_ray.data.lengths import fit_drafts
 from pit_ray.errors import ConfigError, DataError
-from pit_ray.improve import ImproveRequest, ImproveResult, kept_revisions, revise, without_end
+from pit_ray.improve import ImproveRequest, ImproveResult, without_end
+from pit_ray.improvers.interface import Engines, Improver, improve
 from pit_ray.records import Prompts, Ragged
-from pit_ray.run_folder import open_existing
 from pit_ray.stages.context import RunContext
 from pit_ray.stages.evaluation import margin_of
-from pit_ray.tracking import Tracker
+from pit_ray.stages.improvers import available, improver_named, offer
+from pit_ray.stages.judged import RunEngines
 
 BATCH = 1024
 """Requests answered together; a long file gives its first results after the first batch."""
 
 
-def improve(run: str, requests: list[ImproveRequest], iterations: int | None) -> Iterator[ImproveResult]:
-    """One result per request, in order. With `iterations` that many revisions are made and the last is kept; without,
-    up to `evaluation.iterations` are made and the run's stopping rule decides.
+def improve_requests(
+    run: str, requests: list[ImproveRequest], iterations: int | None, name: str | None
+) -> Iterator[ImproveResult]:
+    """One result per request, in order, by the run's improver of that name (None: its method's own). With `iterations`
+    that many revisions are made and the last is kept; without, up to `evaluation.iterations` are made and the
+    improver's own rule decides.
 
-    ConfigError when the run has no improver yet; DataError when a prompt or draft is too long for its models.
+    ConfigError when the run has no such improver; DataError when a prompt or draft is too long for its models.
     """
-    folder, config = open_existing(run)
-    for stage in ("ppo_policy", "ppo_improver", "evaluate"):
-        if folder.seconds(stage) is None and getattr(config.ready, stage, None) is None:
-            raise ConfigError(
-                f"{run}: stage {stage} is not finished; finish it with pit-ray train and the same run folder"
-            )
-    quiet = config.tracking.model_copy(update={"wandb": False, "console": "plain"})
-    tracker = Tracker(folder.path, quiet, {})
-    deployment = deploy(config, folder, tracker.note)
-    try:
-        context = RunContext(config, folder, deployment, tracker)
+    with opened(run) as context:
+        name = chosen(context, name)
+        drafter = offer(context, name).drafter(context)
+        margin = margin_of(context) if name == "pit" and iterations is None else None
+        engines = RunEngines(context)
+        improver = improver_named(context, engines, name, margin)
         # All of them before the first engine starts: what is wrong with the last is said at once.
         prompts, drafts = rendered(context, requests), given_drafts(context, requests)
         for start in range(0, len(requests), BATCH):
             rows = np.arange(start, min(start + BATCH, len(requests)))
             batch = [requests[i] for i in rows], prompts.take(rows), [drafts[i] for i in rows]
-            yield from answer(context, *batch, iterations)
-    finally:
-        deployment.close()
+            yield from answer(context, engines, improver, drafter, *batch, iterations)
+
+
+def chosen(context: RunContext, name: str | None) -> str:
+    """The improver of that name, or the first that the run has; ConfigError when it has none."""
+    here = available(context)
+    if name is None and not here:
+        raise ConfigError(
+            f"{context.config.run} has no improver yet; finish it with pit-ray train and the same run folder"
+        )
+    name = name or here[0]
+    offer(context, name)
+    return name
 
 
 def answer(
     context: RunContext,
+    engines: Engines,
+    improver: Improver,
+    drafter: str,
     requests: list[ImproveRequest],
     prompts: Prompts,
     drafts: list[np.ndarray | None],
     iterations: int | None,
 ) -> list[ImproveResult]:
-    """The results of some requests, with their prompts and drafts (None: the policy writes one) as token ids; the draws
-    of each derive from its uid."""
+    """The results of some requests, with their prompts and drafts as token ids (None: the model of the stage `drafter`
+    writes one); the draws of each derive from its uid."""
     config, renderer = context.config, context.renderer
-    rollout, gap = context.deployment.rollout(), context.deployment.reward()
-    gap.load(context.gap_model(), context.gap_kind(), renderer.eos).result()
     request = context.request("improve", temperature=config.evaluation.temperature)
     missing = [i for i, draft in enumerate(drafts) if draft is None]
     if missing:
-        rollout.load(context.model("ppo_policy"), 0).result()
-        written = without_end(rollout.generate(prompts.take(missing), request).result())
+        pool = engines.sampler(context.model(drafter))
+        written = without_end(pool.generate(prompts.take(missing), request).result())
         for i, row in zip(missing, fitted_drafts(config, written).rows(), strict=True):
             drafts[i] = row
-    source = np.array([POLICY if r.draft is None else USER for r in requests], dtype=np.int8)
     fitted = Ragged.of(draft for draft in drafts if draft is not None)
-    prompts = with_drafts(prompts, fitted, source, renderer.bridge)
-    rollout.load(context.model("ppo_improver"), 0).result()
-    rounds = revise(rollout, gap, prompts, iterations or config.evaluation.iterations, request)
-    gaps = [r.gaps for r in rounds]
-    kept = kept_revisions(gaps, margin_of(context)) if iterations is None else np.full(len(requests), iterations)
-    steps = [fitted, *(r.responses for r in rounds)]
-    return [
-        ImproveResult(
-            prompt=r.prompt,
-            drafts=(texts := [renderer.text(step[i]) for step in steps]),
-            gaps=[float(g[i]) for g in gaps],
-            kept=int(kept[i]),
-            response=texts[int(kept[i])],
-        )
-        for i, r in enumerate(requests)
-    ]
+    rounds = improve(improver, prompts, fitted, iterations or config.evaluation.iterations, request)
+    kept = improver.kept(rounds) if iterations is None else np.full(len(requests), iterations)
+    results = []
+    for i, asked in enumerate(requests):
+        texts = [renderer.text(r.responses[i]) for r in rounds]
+        feedback = [renderer.text(r.feedback[i]) for r in rounds if r.feedback is not None]
+        scores = [None if np.isnan(r.score[i]) else float(r.score[i]) for r in rounds[1:]]
+        results.append(
+            ImproveResult(
+                prompt=asked.prompt, drafts=texts, gaps=scores, kept=int(kept[i]), response=texts[int(kept[i])],
+                feedback=feedback or None,
+            )
+        )  # fmt: skip
+    return results
 
 
 def rendered(context: RunContext, requests: list[ImproveRequest]) -> Prompts:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from actors.memory import ModelSize, needs
 from pit_ray.config import Config
+from pit_ray.config.tree import Method
 from pit_ray.errors import ConfigError
 
 
@@ -29,20 +31,35 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every actor of the PPO stages, in placement order."""
+    """Every actor of a run, in placement order."""
 
     bundles: tuple[Bundle, ...]
 
     def total(self, resource: str) -> float:
         return sum(bundle.resources().get(resource, 0.0) for bundle in self.bundles)
 
+    def only(self, roles: Container[str]) -> Plan:
+        """The plan without other roles."""
+        return Plan(tuple(bundle for bundle in self.bundles if bundle.role in roles))
+
     def of(self, role: str) -> list[int]:
         """The bundle indices of a role."""
         return [i for i, bundle in enumerate(self.bundles) if bundle.role == role]
 
 
+ROLES = ("learner", "rollout", "reward", "reference", "recorder")
+WITHOUT_PPO = ("self_evolution", "tripost")
+"""Methods whose learning is supervised alone."""
+
+
+def roles_of(method: Method) -> tuple[str, ...]:
+    """The roles whose actors stand while a method runs, but for supervised stages, which have a worker group."""
+    return ("rollout",) if method in WITHOUT_PPO else ROLES
+
+
 def plan_actors(config: Config) -> Plan:
-    """Learners first, since they need whole devices together; then engines, scorers and the recorder."""
+    """Learners first, since they need whole devices together; then engines, scorers and the recorder. Where a method
+    has no PPO, the learners' places are those of the worker group of its supervised stages."""
     actors = config.actors
     learner, rollout, scorer = actors.learner, actors.rollout, actors.scorer
     bundles = [Bundle("learner", i, learner.cpus, learner.gpus) for i in range(learner.ranks)]
@@ -52,7 +69,7 @@ def plan_actors(config: Config) -> Plan:
     for role in ("reward", "reference"):
         bundles += [Bundle(role, i, scorer.cpus, scorer.gpus) for i in range(scorer.workers)]
     bundles.append(Bundle("recorder", 0, 0.1, 0.0))
-    return Plan(tuple(bundles))
+    return Plan(tuple(bundles)).only(("learner", *roles_of(config.method)))
 
 
 def shortfall(plan: Plan, available: dict[str, float], holder: str = "Ray") -> str | None:

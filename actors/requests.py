@@ -70,12 +70,15 @@ def check_row(row: Any, where: str) -> None:
 
 
 def answered_row(row: dict[str, Any], result: ImproveResult) -> dict[str, Any]:
-    """`row` with the response that was kept and each step on the way, marked by whether its revision was kept."""
+    """`row` with the response that was kept and each step on the way, marked by whether its revision was kept; where an
+    improver gives feedback, with what it said of the draft."""
     pairs = zip(result.drafts, result.drafts[1:], result.gaps, strict=False)
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"draft": draft, "revision": revision, "gap": gap, "kept": number <= result.kept}
         for number, (draft, revision, gap) in enumerate(pairs, start=1)
     ]
+    for step, feedback in zip(steps, result.feedback or (), strict=False):
+        step["feedback"] = feedback
     return row | {"response": result.response, "steps": steps}
 
 
@@ -112,10 +115,14 @@ def _show(result: ImproveResult) -> None:
     from pit_ray.tracking import visible
 
     for number, text in enumerate(result.drafts):
-        heading = "draft" if number == 0 else f"revision {number}  gap {result.gaps[number - 1]:+.3f}"
+        heading = "draft" if number == 0 else f"revision {number}"
+        if number and (gap := result.gaps[number - 1]) is not None:
+            heading += f"  {'score' if result.feedback else 'gap'} {gap:+.3f}"
         kept = number == result.kept
         typer.secho(heading + ("  kept" if kept else ""), bold=True, fg="green" if kept else None)
         typer.echo(visible(text) + "\n")
+        if result.feedback and number + 1 < len(result.drafts):
+            typer.echo(f"feedback: {visible(result.feedback[number])}\n")
 
 
 def _is_message(message: Any) -> bool:

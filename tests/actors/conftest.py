@@ -22,7 +22,7 @@ from pit_ray.config.load import parse_config
 from pit_ray.config.tree import FromScratch
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds import WORLDS
-from pit_ray.learn.pretrain import INSTRUCTION, word_tokenizer
+from pit_ray.learn.documents import INSTRUCTION, word_tokenizer
 from pit_ray.models.load import load_scalar, new_llama, torch_dtype
 from pit_ray.records import Prompts, Ragged
 from tests.disturbed import Disturbed

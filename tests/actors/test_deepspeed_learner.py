@@ -122,7 +122,7 @@ def one_step(
     if kind == "ppo":
         return learner.learn(*batch, 0.05, 0), gradients
     if kind == "policy":
-        return sft.step(engine, pairs, None, 1, budget), gradients
+        return sft.step(engine, sft.examples(pairs, None, 1), budget), gradients
     return reward.step(engine, pairs, bridge, 1, budget), gradients
 
 

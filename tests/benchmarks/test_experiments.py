@@ -1,0 +1,67 @@
+"""The plan of the experiments holds together, and a page can be made of finished runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.experiments import ROOT, Plan, Run, runs_of
+from benchmarks.experiments_page import write_experiment
+from pit_ray import driver
+from pit_ray.config import load_config
+from pit_ray.errors import ConfigError
+from pit_ray.methods import check_method
+from tests.in_process.scripted import scripted, task_config
+
+PLAN = ROOT / "benchmarks" / "experiments.yaml"
+
+
+def test_every_run_of_the_plan_is_a_configuration_that_suits_its_method() -> None:
+    plan = Plan.read(PLAN)
+    for experiment, about in plan.experiments.items():
+        for run in runs_of(plan, experiment):
+            variant = about.variants[run.variant]
+            config = load_config(variant.recipe, [*variant.overrides, f"seed={run.seed}"])
+            check_method(config)
+            if variant.models is not None:
+                given = load_config(about.variants[variant.models].recipe, about.variants[variant.models].overrides)
+                assert (config.data, config.model.path) == (given.data, given.model.path), (
+                    "other drafts than the models'"
+                )
+
+
+def test_a_variant_of_another_experiment_is_the_same_run() -> None:
+    plan = Plan.read(PLAN)
+    assert Run(plan, "distill", 301, "pit").folder == Run(plan, "self_refine", 301, "pit").folder
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("{one: {recipe: quickstart, models: two}, two: {recipe: quickstart}}", "builds on e.two"),
+        ("{one: {recipe: quickstart, of: other}}", "builds on other.one"),
+        ("{one: {recip: quickstart}}", "recip"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused(variants: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"runs: runs\nseeds: [1]\nexperiments: {{e: {{title: t, variants: {variants}}}}}\n")
+    with pytest.raises(ConfigError, match=message):
+        Plan.read(path)
+
+
+def test_a_page_is_made_of_finished_runs(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    config = task_config(tmp_path / "run", "tripost")
+    driver.train(config, scripted(config))
+    places = [(seed, "word_sorting", tmp_path / "run") for seed in (1, 2)]
+    page = write_experiment("tripost", "TriPosT", places, tmp_path / "results").read_text(encoding="utf-8")
+    assert "| word_sorting, unseen: corrected answers against sft_lmsi: points |" in page
+    assert "largest gain over both rationale baselines" in page
+    assert "edit_1" in page
+    rows = json.loads((tmp_path / "results" / "tripost.json").read_text())
+    assert {(row["seed"], row["split"]) for row in rows} == {(s, p) for s in (1, 2) for p in ("held_out", "unseen")}
+    assert {"name", "judge", "n", "win", "lose", "delta", "ci95"} <= rows[0].keys()
