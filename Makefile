@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: help quickstart test test-cluster faults chaos replicate docs lock clean
+.PHONY: help quickstart test test-cluster faults chaos replicate experiments docs lock clean
 # Without cached byte code every Ray worker would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
@@ -41,6 +41,9 @@ test-cluster: $(READY)  ## ray up, a job and ray down on hosts in network namesp
 
 replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which takes hours; write results/replication.md
 	$(BIN)/python -m benchmarks.replicate
+
+experiments: $(READY)  ## train what benchmarks/experiments.yaml lists (or NAMES of it), which takes hours; write results/
+	$(BIN)/python -m benchmarks.experiments $(NAMES)
 
 chaos: $(READY)  ## kill processes at random in every stage, at most 45 minutes; the result must be the same
 	$(BIN)/python -m tests.chaos

@@ -1,0 +1,149 @@
+"""`make experiments`: the comparisons of PIT, Self-Refine, SELF, TriPosT and distillation over seeds, from one plan.
+
+Runs lie in RUNS/EXPERIMENT/seed-N/VARIANT; what is finished is not trained again. Each experiment writes NAME.md and
+NAME.json. usage: python -m benchmarks.experiments --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmarks.experiments_page import write_experiment
+from benchmarks.training import child, refuse_changes, train_all
+from pit_ray.config import load_config
+from pit_ray.errors import ConfigError, InfraError, PitRayError
+from pit_ray.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+SHARED = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver")
+"""What a variant is given of another's models."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Variant(Section):
+    """One configuration of an experiment."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    models: str | None = None
+    """The variant whose models it is given, so that both have the same drafts; it comes before."""
+    of: str | None = None
+    """The experiment whose run of this name it is; it comes before."""
+
+
+class Experiment(Section):
+    """What one page tells."""
+
+    title: str
+    variants: dict[str, Variant] = Field(min_length=1)
+
+
+class Plan(Section):
+    """What is run."""
+
+    runs: Path
+    seeds: tuple[int, ...] = Field(min_length=1)
+    experiments: dict[str, Experiment] = Field(min_length=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """ConfigError when the file does not hold a plan, or a variant builds on one that does not come before it."""
+        try:
+            plan = cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (OSError, yaml.YAMLError, ValidationError) as error:
+            raise ConfigError(f"{path}: no plan: {error}") from error
+        seen: set[tuple[str, str]] = set()
+        for name, experiment in plan.experiments.items():
+            for variant, about in experiment.variants.items():
+                wanted = [(about.of, variant)] if about.of else []
+                wanted += [(name, about.models)] if about.models else []
+                for place in wanted:
+                    if place not in seen:
+                        raise ConfigError(
+                            f"{path}: {name}.{variant} builds on {'.'.join(place)}, which comes before none"
+                        )
+                seen.add((name, variant))
+        return plan
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a plan."""
+
+    plan: Plan
+    experiment: str
+    seed: int
+    variant: str
+
+    @property
+    def about(self) -> Variant:
+        return self.plan.experiments[self.experiment].variants[self.variant]
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}, seed {self.seed}, {self.variant}"
+
+    @property
+    def kind(self) -> str:
+        return f"{self.experiment}/{self.variant}"
+
+    @property
+    def folder(self) -> Path:
+        return self.plan.runs / (self.about.of or self.experiment) / f"seed-{self.seed}" / self.variant
+
+    def arguments(self) -> list[str]:
+        about = self.about
+        common = [*about.overrides, f"seed={self.seed}", f"run={self.folder}"]
+        if about.models is None:
+            return [about.recipe, *common]
+        other = Run(self.plan, self.experiment, self.seed, about.models)
+        given, config = RunFolder(other.folder), load_config(about.recipe, common)
+        ready = [f"ready.{stage}={getattr(config.ready, stage) or given.model(stage)}" for stage in SHARED]
+        return [about.recipe, *common, *ready]
+
+
+def runs_of(plan: Plan, experiment: str) -> list[Run]:
+    """Every run of an experiment; seeds one after another, so that whole seeds are there early."""
+    variants = plan.experiments[experiment].variants
+    return [Run(plan, experiment, seed, variant) for seed in plan.seeds for variant in variants]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
+    parser.add_argument("names", nargs="*", help="experiments of the plan; all when none is named")
+    parser.add_argument("--plan", type=Path, default=ROOT / "benchmarks" / "experiments.yaml")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of what is written")
+    parser.add_argument("--allow-dirty", action="store_true", help="run with changes that are in no commit")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.allow_dirty:
+            refuse_changes(ROOT)
+        plan = Plan.read(options.plan)
+        if unknown := [name for name in options.names if name not in plan.experiments]:
+            raise ConfigError(f"no experiment '{unknown[0]}'; there are {', '.join(plan.experiments)}")
+        for name in options.names or plan.experiments:
+            runs = runs_of(plan, name)
+            train_all(runs, child)
+            folders = [(run.seed, run.variant, run.folder) for run in runs]
+            print(f"written: {write_experiment(name, plan.experiments[name].title, folders, options.results)}")
+    except PitRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, InfraError) else 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
