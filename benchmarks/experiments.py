@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from benchmarks.experiments_page import write_experiment
 from benchmarks.training import child, refuse_changes, train_all
@@ -53,6 +53,10 @@ class Plan(Section):
 
     runs: Path
     seeds: tuple[int, ...] = Field(min_length=1)
+    jobs: PositiveInt = 1
+    """Runs at a time."""
+    overrides: tuple[str, ...] = ()
+    """Of every variant."""
     experiments: dict[str, Experiment] = Field(min_length=1)
 
     @classmethod
@@ -101,21 +105,26 @@ class Run:
     def folder(self) -> Path:
         return self.plan.runs / (self.about.of or self.experiment) / f"seed-{self.seed}" / self.variant
 
+    @property
+    def given(self) -> Path | None:
+        models = self.about.models
+        return Run(self.plan, self.experiment, self.seed, models).folder if models else None
+
     def arguments(self) -> list[str]:
         about = self.about
-        common = [*about.overrides, f"seed={self.seed}", f"run={self.folder}"]
-        if about.models is None:
+        common = [*self.plan.overrides, *about.overrides, f"seed={self.seed}", f"run={self.folder}"]
+        if self.given is None:
             return [about.recipe, *common]
-        other = Run(self.plan, self.experiment, self.seed, about.models)
-        given, config = RunFolder(other.folder), load_config(about.recipe, common)
+        given, config = RunFolder(self.given), load_config(about.recipe, common)
         ready = [f"ready.{stage}={getattr(config.ready, stage) or given.model(stage)}" for stage in SHARED]
         return [about.recipe, *common, *ready]
 
 
 def runs_of(plan: Plan, experiment: str) -> list[Run]:
-    """Every run of an experiment; seeds one after another, so that whole seeds are there early."""
+    """Every run of an experiment; a variant's seeds together, since runs of different seeds need not wait for each
+    other."""
     variants = plan.experiments[experiment].variants
-    return [Run(plan, experiment, seed, variant) for seed in plan.seeds for variant in variants]
+    return [Run(plan, experiment, seed, variant) for variant in variants for seed in plan.seeds]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"no experiment '{unknown[0]}'; there are {', '.join(plan.experiments)}")
         for name in options.names or plan.experiments:
             runs = runs_of(plan, name)
-            train_all(runs, child)
+            train_all(runs, child, plan.jobs)
             folders = [(run.seed, run.variant, run.folder) for run in runs]
             print(f"written: {write_experiment(name, plan.experiments[name].title, folders, options.results)}")
     except PitRayError as error:

@@ -80,8 +80,11 @@ class Run:
     def kind(self) -> str:
         return "full" if self.variant == "full" else "variant"
 
+    @property
+    def given(self) -> Path | None:
+        return None if self.variant == "full" else self._folder_of("full")
+
     def arguments(self) -> list[str]:
-        """The recipe and overrides of `pit-ray train`; of a variant only once its full run is finished."""
         world = self.plan.worlds[self.world]
         common = [*world.overrides, f"seed={self.seed}", f"run={self.folder}"]
         if self.variant == "full":

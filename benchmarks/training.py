@@ -1,4 +1,4 @@
-"""Training the runs of a plan one after another, each in a process of its own; what is finished stays as it is."""
+"""Training the runs of a plan, each in a process of its own; what is finished stays as it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,6 +22,8 @@ HEARTBEAT = 60.0
 """Seconds between two lines about a run that goes on."""
 GRACE = 30.0
 """Seconds that an interrupted run may take to end."""
+CHILDREN: list[subprocess.Popen] = []
+"""Runs that have been started."""
 
 
 class PlannedRun(Protocol):
@@ -36,8 +39,12 @@ class PlannedRun(Protocol):
     @property
     def folder(self) -> Path: ...
 
+    @property
+    def given(self) -> Path | None:
+        """The folder of the run whose models it is given, which is finished first."""
+
     def arguments(self) -> list[str]:
-        """The recipe and overrides of `pit-ray train`; only once the runs before it are finished."""
+        """The recipe and overrides of `pit-ray train`; only once the run whose models it is given is finished."""
 
 
 R = TypeVar("R", bound=PlannedRun)
@@ -47,29 +54,51 @@ def finished(run: PlannedRun) -> bool:
     return any(run.folder.glob("stages/*-evaluate/done.json"))
 
 
-def train_all(runs: Sequence[R], train: Callable[[R], None]) -> None:
-    """Trains what is not finished, in order, and says how long the rest may take.
+def train_all(runs: Sequence[R], train: Callable[[R], None], jobs: int = 1) -> None:
+    """Trains what is not finished, `jobs` runs at a time, begun in order, and says how long the rest may take. After
+    the first that fails no other is begun.
 
     ConfigError where a folder holds a run of another configuration, or a part of one that another commit began.
     """
-    for number, run in enumerate(runs, start=1):
-        place = f"[{number}/{len(runs)}] {run.name}"
-        recipe, *overrides = run.arguments()
-        if (run.folder / "config.yaml").is_file():
-            RunFolder(run.folder).open(load_config(recipe, overrides))
-        if finished(run):
-            print(f"{place}: finished before", flush=True)
-            continue
-        refuse_other_commit(run.folder)
-        print(f"{place}: training{left(runs)}", flush=True)
-        started = time.monotonic()
-        train(run)
-        print(f"{place}: done in {duration(time.monotonic() - started)}", flush=True)
+    begun: dict[Path, Future[None]] = {}
+
+    def one(number: int, run: R) -> None:
+        if run.given in begun:
+            begun[run.given].result()
+        train_one(f"[{number}/{len(runs)}] {run.name}", run, runs, train)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, run in enumerate(runs, start=1):
+            begun[run.folder] = pool.submit(one, number, run)
+        try:
+            wait(begun.values(), return_when=FIRST_EXCEPTION)
+        except BaseException:
+            end_children()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    for future in begun.values():
+        if not future.cancelled():
+            future.result()
+
+
+def train_one(place: str, run: R, runs: Sequence[R], train: Callable[[R], None]) -> None:
+    recipe, *overrides = run.arguments()
+    if (run.folder / "config.yaml").is_file():
+        RunFolder(run.folder).open(load_config(recipe, overrides))
+    if finished(run):
+        print(f"{place}: finished before", flush=True)
+        return
+    refuse_other_commit(run.folder)
+    print(f"{place}: training{left(runs)}", flush=True)
+    started = time.monotonic()
+    train(run)
+    print(f"{place}: done in {duration(time.monotonic() - started)}", flush=True)
 
 
 def left(runs: Sequence[PlannedRun]) -> str:
-    """How long the unfinished runs may take, from the stages' seconds of finished ones of their kind; "" where there
-    are none yet."""
+    """How long the unfinished runs may take one after another, from the stages' seconds of finished ones of their kind;
+    "" where there are none yet."""
     taken: dict[str, list[float]] = {}
     for run in runs:
         if finished(run):
@@ -93,17 +122,19 @@ def child(run: PlannedRun) -> None:
         process = subprocess.Popen(
             [*command, "tracking.wandb=false", "tracking.console=plain"], stdout=sink, stderr=sink
         )
-        try:
-            while (code := ended(process, HEARTBEAT)) is None:
-                print(f"    {duration(time.monotonic() - started)}  {tail(log, 1)}", flush=True)
-        except BaseException:
-            # An interrupt from the terminal reaches the child too, which then ends its own workers.
-            ended(process, GRACE)
-            process.terminate()
-            process.wait()
-            raise
+        CHILDREN.append(process)
+        while (code := ended(process, HEARTBEAT)) is None:
+            print(f"    {duration(time.monotonic() - started)}  {run.name}  {tail(log, 1)}", flush=True)
     if code:
         raise InfraError(f"{run.name} ended with exit code {code}; the end of {log}:\n{tail(log, 12)}")
+
+
+def end_children() -> None:
+    """Waits for the runs to end, which an interrupt from the terminal reaches too, and ends those that do not."""
+    for process in CHILDREN:
+        if ended(process, GRACE) is None:
+            process.terminate()
+            process.wait()
 
 
 def ended(process: subprocess.Popen, seconds: float) -> int | None:

@@ -180,7 +180,7 @@ class RunFolder:
         resumed = path.is_file()
         if not resumed:
             write_json(self.path / "environment.json", environment())
-        elif changes := _changes(_settled(_read_plain(path), UNSETTLED), _settled(now, UNSETTLED)):
+        elif changes := _changes(_settled(_read_completed(path), UNSETTLED), _settled(now, UNSETTLED)):
             raise ConfigError(
                 f"{self.path} holds a run with another configuration: {listed(changes)}; give another run=FOLDER, "
                 "or the configuration it was started with"
@@ -246,6 +246,16 @@ def _read_plain(file: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"{file}: damaged: it is no mapping of keys to values")
     return plain
+
+
+def _read_completed(file: Path) -> dict[str, Any]:
+    """The same, with the defaults of keys that have come since it was written; as it is when it is not valid any
+    more."""
+    plain = _read_plain(file)
+    try:
+        return parse_config(plain, where=str(file)).model_dump(mode="json", exclude={"run"})
+    except ConfigError:
+        return plain
 
 
 def _changes(before: Any, now: Any, key: str = "") -> list[str]:

@@ -68,6 +68,18 @@ def test_what_decides_nothing_about_the_result_is_kept_as_it_was_said_last(tmp_p
         assert open_existing(tmp_path)[1].actors.rollout.cpus == cpus
 
 
+def test_a_key_that_came_after_the_run_has_its_default(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(config())
+    path = tmp_path / "config.yaml"
+    older = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del older["tripost"], older["evaluation"]["temperature"]
+    path.write_text(yaml.safe_dump(older), encoding="utf-8")
+    assert RunFolder(tmp_path).open(config()) is True
+    path.write_text(yaml.safe_dump(older), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"another configuration: tripost\.iterations: 3 in the run, 1 now"):
+        RunFolder(tmp_path).open(config(tripost={"iterations": 1}))
+
+
 def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.open(config())

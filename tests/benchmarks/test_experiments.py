@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
 from benchmarks.experiments import ROOT, Plan, Run, runs_of
 from benchmarks.experiments_page import write_experiment
+from benchmarks.training import train_all
 from pit_ray import driver
 from pit_ray.config import load_config
-from pit_ray.errors import ConfigError
+from pit_ray.errors import ConfigError, InfraError
 from pit_ray.methods import check_method
 from tests.in_process.scripted import scripted, task_config
 
@@ -51,6 +54,47 @@ def test_a_plan_that_cannot_run_is_refused(variants: str, message: str, tmp_path
     path.write_text(f"runs: runs\nseeds: [1]\nexperiments: {{e: {{title: t, variants: {variants}}}}}\n")
     with pytest.raises(ConfigError, match=message):
         Plan.read(path)
+
+
+@dataclass(frozen=True)
+class Toy:
+    name: str
+    folder: Path
+    given: Path | None = None
+    kind = "toy"
+
+    def arguments(self) -> list[str]:
+        return ["quickstart"]
+
+
+def test_runs_wait_for_the_models_they_are_given_and_no_other(tmp_path: Path) -> None:
+    first, second = Toy("first", tmp_path / "1"), Toy("second", tmp_path / "2", given=tmp_path / "1")
+    other = Toy("other", tmp_path / "3")
+    said: list[str] = []
+    may_end = Event()
+
+    def train(run: Toy) -> None:
+        if run is first:
+            assert may_end.wait(20)
+        said.append(run.name)
+        if run is other:
+            may_end.set()
+
+    train_all([first, other, second], train, jobs=2)
+    assert said == ["other", "first", "second"]
+
+
+def test_after_a_run_that_fails_none_is_begun(tmp_path: Path) -> None:
+    runs = [Toy(str(n), tmp_path / str(n)) for n in range(4)]
+    said: list[str] = []
+
+    def train(run: Toy) -> None:
+        said.append(run.name)
+        raise InfraError(f"{run.name} failed")
+
+    with pytest.raises(InfraError, match="0 failed"):
+        train_all(runs, train)
+    assert len(said) < 4
 
 
 def test_a_page_is_made_of_finished_runs(tmp_path: Path) -> None:
