@@ -101,6 +101,9 @@ def sweep(
     of: Annotated[Swept, typer.Argument(help="What is varied; drafts stay the same.")],
     values: Annotated[list[float], typer.Argument(help="Temperatures, or numbers of iterations.")],
     improver: Improvers = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Revisions at each temperature. Default: evaluation.iterations.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder. Default: RUN/evaluations/sweep-….")] = None,
 ) -> None:
     """Evaluate improvers of a run at several temperatures or numbers of iterations, and plot Δ against the drafts.
@@ -115,17 +118,20 @@ def sweep(
     from pit_ray.evaluate.sweeps import sweep as sweep_over
 
     names = "-".join(improver or ["all"])
+    tail = f"-k{iterations}" if iterations else ""
     if of is Swept.temperature:
-        settings = [Setting(f"{names}-t{value:g}", temperature=value) for value in values]
+        settings = [Setting(f"{names}-t{value:g}{tail}", value, iterations) for value in values]
         found = evaluate_run(run, improver or [], settings)
     else:
+        if iterations is not None:
+            raise ConfigError("--iterations: the numbers of iterations are what is swept; give it with temperature")
         if bad := [value for value in values if value < 1 or value != int(value)]:
             raise ConfigError(f"iterations: {bad[0]:g} is no number of iterations, for instance 1 2 3")
         most = int(max(values))
         # Fewer revisions are the first of more: one evaluation has them all.
         found = evaluate_run(run, improver or [], [Setting(f"{names}-k{most}", iterations=most)]) * len(values)
     swept = sweep_over(of.value, list(zip(values, found, strict=True)))
-    written = write_sweep(swept, output or found[0].path.parent / f"sweep-{of.value}-{names}")
+    written = write_sweep(swept, output or found[0].path.parent / f"sweep-{of.value}-{names}{tail}")
     typer.echo(markdown(swept))
     typer.echo(written)
 

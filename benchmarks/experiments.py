@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from benchmarks.experiments_page import write_experiment
-from benchmarks.training import child, refuse_changes, train_all
+from benchmarks.training import child, refuse_changes, run_child, train_all
 from pit_ray.config import load_config
 from pit_ray.errors import ConfigError, InfraError, PitRayError
 from pit_ray.run_folder import RunFolder
@@ -24,6 +25,8 @@ from pit_ray.run_folder import RunFolder
 ROOT = Path(__file__).parents[1]
 SHARED = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver")
 """What a variant is given of another's models."""
+SWEPT = ("pit", "self_refine")
+"""Improvers that are also evaluated at several temperatures."""
 
 
 class Section(BaseModel):
@@ -31,14 +34,22 @@ class Section(BaseModel):
 
 
 class Variant(Section):
-    """One configuration of an experiment."""
+    """One configuration of an experiment, or (`of`) a run of an experiment before it."""
 
-    recipe: str
+    recipe: str = ""
     overrides: tuple[str, ...] = ()
     models: str | None = None
     """The variant whose models it is given, so that both have the same drafts; it comes before."""
+    stages: tuple[str, ...] = SHARED
+    """Those whose models it is given."""
     of: str | None = None
     """The experiment whose run of this name it is; it comes before."""
+
+    @model_validator(mode="after")
+    def _either(self) -> Variant:
+        if bool(self.recipe) == bool(self.of):
+            raise ValueError("a variant has a recipe, or is a run `of` another experiment")
+        return self
 
 
 class Experiment(Section):
@@ -46,6 +57,8 @@ class Experiment(Section):
 
     title: str
     variants: dict[str, Variant] = Field(min_length=1)
+    temperatures: tuple[float, ...] = ()
+    """Of feedback and revisions: each run's PIT and Self-Refine are also evaluated at these, one revision."""
 
 
 class Plan(Section):
@@ -103,12 +116,12 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.plan.runs / (self.about.of or self.experiment) / f"seed-{self.seed}" / self.variant
+        return self.plan.runs / self.experiment / f"seed-{self.seed}" / self.variant
 
     @property
     def given(self) -> Path | None:
         models = self.about.models
-        return Run(self.plan, self.experiment, self.seed, models).folder if models else None
+        return run_of(self.plan, self.experiment, self.seed, models).folder if models else None
 
     def arguments(self) -> list[str]:
         about = self.about
@@ -116,7 +129,7 @@ class Run:
         if self.given is None:
             return [about.recipe, *common]
         given, config = RunFolder(self.given), load_config(about.recipe, common)
-        ready = [f"ready.{stage}={getattr(config.ready, stage) or given.model(stage)}" for stage in SHARED]
+        ready = [f"ready.{stage}={getattr(config.ready, stage) or given.model(stage)}" for stage in about.stages]
         return [about.recipe, *common, *ready]
 
 
@@ -124,7 +137,26 @@ def runs_of(plan: Plan, experiment: str) -> list[Run]:
     """Every run of an experiment; a variant's seeds together, since runs of different seeds need not wait for each
     other."""
     variants = plan.experiments[experiment].variants
-    return [Run(plan, experiment, seed, variant) for variant in variants for seed in plan.seeds]
+    return [run_of(plan, experiment, seed, variant) for variant in variants for seed in plan.seeds]
+
+
+def run_of(plan: Plan, experiment: str, seed: int, variant: str) -> Run:
+    """A run of an experiment, which may be one of another."""
+    return Run(plan, plan.experiments[experiment].variants[variant].of or experiment, seed, variant)
+
+
+def sweep_all(runs: Sequence[Run], temperatures: Sequence[float], jobs: int) -> None:
+    """Evaluates the runs that have both improvers at every temperature; what is there already stays as it is."""
+    values = [f"{value:g}" for value in temperatures]
+
+    def one(run: Run) -> None:
+        print(f"{run.name}: temperatures {', '.join(values)}", flush=True)
+        arguments = ["sweep", str(run.folder), "temperature", *values, "--iterations", "1"]
+        chosen = [f"--improver={name}" for name in SWEPT]
+        run_child(f"{run.name}, sweep", run.folder.with_suffix(".sweep.log"), [*arguments, *chosen])
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, runs))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,9 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"no experiment '{unknown[0]}'; there are {', '.join(plan.experiments)}")
         for name in options.names or plan.experiments:
             runs = runs_of(plan, name)
+            experiment = plan.experiments[name]
             train_all(runs, child, plan.jobs)
+            if experiment.temperatures:
+                sweep_all(runs, experiment.temperatures, plan.jobs)
             folders = [(run.seed, run.variant, run.folder) for run in runs]
-            print(f"written: {write_experiment(name, plan.experiments[name].title, folders, options.results)}")
+            written = write_experiment(name, experiment.title, folders, options.results, experiment.temperatures)
+            print(f"written: {written}")
     except PitRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, InfraError) else 2

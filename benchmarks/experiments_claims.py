@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.experiments_runs import Finished, mean_over_seeds, pooled
-from pit_ray.evaluate.pooling import Effect
+from benchmarks.experiments_runs import RESAMPLES, Finished, mean_over_seeds, pooled
+from pit_ray.data.randomness import derive_seed
+from pit_ray.evaluate.comparisons import outcomes
+from pit_ray.evaluate.pooling import Effect, pooled_difference
 
 SELF_REFINE_TARGET = 16.4
 """PIT over Self-Refine on the paper's synthetic data (PIT, arXiv 2310.00898): +16.41, remembered; our target."""
@@ -34,6 +36,7 @@ def claims_of(experiment: str, runs: Runs) -> list[Claim]:
     by_variant = {v: [r for r in runs if r.variant == v] for v in dict.fromkeys(r.variant for r in runs)}
     makers: dict[str, Callable[[dict[str, list[Finished]]], list[Claim]]] = {
         "self_refine": self_refine, "self_evolution": self_evolution, "tripost": tripost, "distill": distill,
+        "gap_reward": gap_reward,
     }  # fmt: skip
     return makers[experiment](by_variant) if experiment in makers else []
 
@@ -118,6 +121,27 @@ def distill(runs: dict[str, list[Finished]]) -> list[Claim]:
              for name in ("policy", f"sft_distilled_{rounds}", "pit_1")]  # fmt: skip
     text = f"policy {golds[0]:.2f}, distilled {golds[1]:.2f}, PIT's revisions {golds[2]:.2f}"
     return [*found, Claim("mean gold", text, "–", None)]
+
+
+def gap_reward(runs: dict[str, list[Finished]]) -> list[Claim]:
+    """The improver trained with R_PIT against the one trained with R_P(x, y1) − R_P(x, y2), on the same drafts."""
+    found = []
+    last = f"improver_{runs['pit'][0].splits['held_out'].iterations}"
+    for system, text in (
+        ("improver_1", "one revision"),
+        (last, "the last revision"),
+        ("improver_stopped", "by the rule"),
+    ):
+        for variant, said in (("pit", "R_PIT"), ("difference", "the difference")):
+            effect = pooled(runs[variant], "held_out", system, "policy", "gold")
+            found.append(Claim(f"{said}: Δ against the drafts, {text}", shown(effect), "–", None))
+        ours, theirs = (
+            [outcomes(r.scores("held_out", system, "gold"), r.scores("held_out", "policy", "gold")) for r in runs[v]]
+            for v in ("pit", "difference")
+        )
+        effect = pooled_difference(ours, theirs, RESAMPLES, derive_seed(0, "gap_reward", system))
+        found.append(Claim(f"R_PIT less the difference, paired, {text}", shown(effect), "–", None))
+    return found
 
 
 def shown(effect: Effect) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.experiments_claims import Claim, claims_of
+from benchmarks.experiments_curves import Curve, curve_table, plot, rating_curves, temperature_curves
 from benchmarks.experiments_runs import RESAMPLES, Finished
 from benchmarks.replication_page import table
 from pit_ray.evaluate.significance import wilson
@@ -15,8 +16,11 @@ from pit_ray.progress import duration
 from pit_ray.run_folder import environment, write_json, write_text
 
 
-def write_experiment(name: str, title: str, runs: Sequence[tuple[int, str, Path]], folder: Path) -> Path:
-    """The page and the comparisons of the finished runs (seed, variant, folder); returns the page's path."""
+def write_experiment(
+    name: str, title: str, runs: Sequence[tuple[int, str, Path]], folder: Path, temperatures: Sequence[float] = ()
+) -> Path:
+    """The page, its plots and the comparisons of the finished runs (seed, variant, folder), which were also evaluated
+    at some temperatures; returns the page's path."""
     finished = [Finished(*run) for run in runs]
     rows = [
         {"seed": run.seed, "variant": run.variant, "split": split} | comparison
@@ -26,14 +30,21 @@ def write_experiment(name: str, title: str, runs: Sequence[tuple[int, str, Path]
     ]
     write_json(folder / f"{name}.json", rows)
     path = folder / f"{name}.md"
-    write_text(path, page(name, title, finished, environment()["commit"]))
+    curves = [*rating_curves(finished), *temperature_curves(finished, temperatures)]
+    for curve in curves:
+        write_text(folder / f"{name}_{curve.name}.svg", plot(curve))
+    write_text(path, page(name, title, finished, curves, environment()["commit"]))
     return path
 
 
-def page(name: str, title: str, runs: Sequence[Finished], commit: str | None) -> str:
+def page(name: str, title: str, runs: Sequence[Finished], curves: Sequence[Curve], commit: str | None) -> str:
     """The whole page as Markdown."""
     parts = [f"# {title}", "", *provenance(name, runs, commit), ""]
-    parts += ["## Claims", "", *verdict(claims_of(name, runs)), ""]
+    if found := claims_of(name, runs):
+        parts += ["## Claims", "", *verdict(found), ""]
+    for curve in curves:
+        shown = f"![{curve.title}]({name}_{curve.name}.svg)"
+        parts += [f"## {curve.title}", "", curve.about, "", *curve_table(curve), "", shown, ""]
     parts += ["## Systems", "", *systems(runs), ""]
     if made := counted(runs):
         parts += ["## What the stages made", "", *made, ""]

@@ -112,21 +112,24 @@ def left(runs: Sequence[PlannedRun]) -> str:
 
 
 def child(run: PlannedRun) -> None:
-    """Trains a run in a process of its own, its output in FOLDER.log; InfraError with the last lines if it fails."""
-    log = run.folder.with_suffix(".log")
+    """Trains a run in a process of its own; see `run_child`."""
+    options = ["tracking.wandb=false", "tracking.console=plain"]
+    run_child(run.name, run.folder.with_suffix(".log"), ["train", *run.arguments(), *options])
+
+
+def run_child(name: str, log: Path, arguments: Sequence[str]) -> None:
+    """A command of pit-ray in a process of its own, its output in `log`; InfraError with the last lines if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "actors.cli", "train", *run.arguments()]
+    command = [sys.executable, "-m", "actors.cli", *arguments]
     started = time.monotonic()
     with log.open("a", encoding="utf-8", buffering=1) as sink:
         sink.write(f"$ {shlex.join(command)}\n")
-        process = subprocess.Popen(
-            [*command, "tracking.wandb=false", "tracking.console=plain"], stdout=sink, stderr=sink
-        )
+        process = subprocess.Popen(command, stdout=sink, stderr=sink)
         CHILDREN.append(process)
         while (code := ended(process, HEARTBEAT)) is None:
-            print(f"    {duration(time.monotonic() - started)}  {run.name}  {tail(log, 1)}", flush=True)
+            print(f"    {duration(time.monotonic() - started)}  {name}  {tail(log, 1)}", flush=True)
     if code:
-        raise InfraError(f"{run.name} ended with exit code {code}; the end of {log}:\n{tail(log, 12)}")
+        raise InfraError(f"{name} ended with exit code {code}; the end of {log}:\n{tail(log, 12)}")
 
 
 def end_children() -> None:

@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 import torch
 
-from benchmarks.experiments import ROOT, Plan, Run, runs_of
+from benchmarks.experiments import ROOT, Plan, run_of, runs_of
 from benchmarks.experiments_page import write_experiment
 from benchmarks.training import train_all
 from pit_ray import driver
@@ -24,13 +24,14 @@ PLAN = ROOT / "benchmarks" / "experiments.yaml"
 
 def test_every_run_of_the_plan_is_a_configuration_that_suits_its_method() -> None:
     plan = Plan.read(PLAN)
-    for experiment, about in plan.experiments.items():
+    for experiment in plan.experiments:
         for run in runs_of(plan, experiment):
-            variant = about.variants[run.variant]
+            variant = run.about
             config = load_config(variant.recipe, [*variant.overrides, f"seed={run.seed}"])
             check_method(config)
             if variant.models is not None:
-                given = load_config(about.variants[variant.models].recipe, about.variants[variant.models].overrides)
+                other = run_of(plan, run.experiment, run.seed, variant.models).about
+                given = load_config(other.recipe, other.overrides)
                 assert (config.data, config.model.path) == (given.data, given.model.path), (
                     "other drafts than the models'"
                 )
@@ -38,14 +39,17 @@ def test_every_run_of_the_plan_is_a_configuration_that_suits_its_method() -> Non
 
 def test_a_variant_of_another_experiment_is_the_same_run() -> None:
     plan = Plan.read(PLAN)
-    assert Run(plan, "distill", 301, "pit").folder == Run(plan, "self_refine", 301, "pit").folder
+    assert run_of(plan, "distill", 301, "pit") == run_of(plan, "self_refine", 301, "pit")
+    assert run_of(plan, "distill", 301, "distill").given == run_of(plan, "self_refine", 301, "pit").folder
 
 
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
         ("{one: {recipe: quickstart, models: two}, two: {recipe: quickstart}}", "builds on e.two"),
-        ("{one: {recipe: quickstart, of: other}}", "builds on other.one"),
+        ("{one: {of: other}}", "builds on other.one"),
+        ("{one: {recipe: quickstart, of: other}}", "a variant has a recipe, or is a run `of` another"),
+        ("{one: {}}", "a variant has a recipe, or is a run `of` another"),
         ("{one: {recip: quickstart}}", "recip"),
     ],
 )
