@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.experiments_runs import RESAMPLES, Finished, mean_over_seeds, pooled
 from pit_ray.data.randomness import derive_seed
+from pit_ray.data.worlds import find_world
 from pit_ray.evaluate.comparisons import outcomes
 from pit_ray.evaluate.pooling import Effect, pooled_difference
 
@@ -56,7 +57,21 @@ def self_refine(runs: dict[str, list[Finished]]) -> list[Claim]:
             holds = effect.delta >= SELF_REFINE_TARGET if variant == stronger else None
             mark = " (the stronger)" if variant == stronger else ""
             found.append(Claim(f"PIT vs Self-Refine `{variant}`{mark}, {text}: Δ", shown(effect), target, holds))
+    for variant in there:
+        shares = ", ".join(f"{100 * at_ceiling(run):.1f} %" for run in runs[variant])
+        text = f"Self-Refine `{variant}`, one revision: prompts on which it is as good as the draft without any fault"
+        found.append(Claim(f"{text}, by seed", shares, "–", None))
     return found
+
+
+def at_ceiling(run: Finished) -> float:
+    """The share of prompts on which Self-Refine's first revision has the gold score of the draft without any fault."""
+    evaluation = run.splits["held_out"]
+    world = find_world(f"world:{evaluation.summary.world}")
+    prompts, drafts = evaluation.prompts, evaluation.texts("policy")
+    assert world is not None and prompts is not None and drafts is not None
+    best = [world.gold(x, world.mended(x, y, world.review(x, y))) for x, y in zip(prompts, drafts, strict=True)]
+    return float(np.mean(run.scores("held_out", "self_refine_1", "gold") >= np.array(best)))
 
 
 def self_evolution(runs: dict[str, list[Finished]]) -> list[Claim]:
