@@ -9,15 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from benchmarks.experiments_curves import IMPROVERS
 from benchmarks.experiments_page import write_experiment
-from benchmarks.training import child, refuse_changes, run_child, train_all
+from benchmarks.training import Task, child, refuse_changes, run_child, side_by_side, train_all
 from pit_ray.config import load_config
 from pit_ray.errors import ConfigError, InfraError, PitRayError
 from pit_ray.run_folder import RunFolder
@@ -25,8 +26,6 @@ from pit_ray.run_folder import RunFolder
 ROOT = Path(__file__).parents[1]
 SHARED = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver")
 """What a variant is given of another's models."""
-SWEPT = ("pit", "self_refine")
-"""Improvers that are also evaluated at several temperatures."""
 
 
 class Section(BaseModel):
@@ -36,7 +35,7 @@ class Section(BaseModel):
 class Variant(Section):
     """One configuration of an experiment, or (`of`) a run of an experiment before it."""
 
-    recipe: str = ""
+    recipe: str | None = None
     overrides: tuple[str, ...] = ()
     models: str | None = None
     """The variant whose models it is given, so that both have the same drafts; it comes before."""
@@ -47,8 +46,8 @@ class Variant(Section):
 
     @model_validator(mode="after")
     def _either(self) -> Variant:
-        if bool(self.recipe) == bool(self.of):
-            raise ValueError("a variant has a recipe, or is a run `of` another experiment")
+        if (self.recipe is None) == (self.of is None) or (self.of is not None and self.model_fields_set != {"of"}):
+            raise ValueError("a variant has a recipe, or is a run `of` another experiment and nothing else")
         return self
 
 
@@ -125,6 +124,7 @@ class Run:
 
     def arguments(self) -> list[str]:
         about = self.about
+        assert about.recipe is not None
         common = [*self.plan.overrides, *about.overrides, f"seed={self.seed}", f"run={self.folder}"]
         if self.given is None:
             return [about.recipe, *common]
@@ -152,11 +152,10 @@ def sweep_all(runs: Sequence[Run], temperatures: Sequence[float], jobs: int) -> 
     def one(run: Run) -> None:
         print(f"{run.name}: temperatures {', '.join(values)}", flush=True)
         arguments = ["sweep", str(run.folder), "temperature", *values, "--iterations", "1"]
-        chosen = [f"--improver={name}" for name in SWEPT]
+        chosen = [f"--improver={name}" for name in IMPROVERS]
         run_child(f"{run.name}, sweep", run.folder.with_suffix(".sweep.log"), [*arguments, *chosen])
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, runs))
+    side_by_side([Task(run.folder, None, partial(one, run)) for run in runs], jobs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

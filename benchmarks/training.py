@@ -8,9 +8,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Protocol, TypeVar
 
 from pit_ray.config import load_config
@@ -55,31 +58,60 @@ def finished(run: PlannedRun) -> bool:
 
 
 def train_all(runs: Sequence[R], train: Callable[[R], None], jobs: int = 1) -> None:
-    """Trains what is not finished, `jobs` runs at a time, begun in order, and says how long the rest may take. After
-    the first that fails no other is begun.
+    """Trains what is not finished, `jobs` runs at a time, begun in order, and says how long the rest may take.
+    After the first that fails no other is begun.
 
     ConfigError where a folder holds a run of another configuration, or a part of one that another commit began.
     """
+    places = [f"[{number}/{len(runs)}] {run.name}" for number, run in enumerate(runs, start=1)]
+    side_by_side(
+        [
+            Task(run.folder, run.given, partial(train_one, place, run, runs, train))
+            for place, run in zip(places, runs, strict=True)
+        ],
+        jobs,
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to do in a thread of its own."""
+
+    folder: Path
+    after: Path | None
+    """The folder of the task that is done first, if it is among them."""
+    do: Callable[[], None]
+
+
+def side_by_side(tasks: Sequence[Task], jobs: int) -> None:
+    """Does tasks, `jobs` at a time, begun in order, those that are waited for before the others. After the first that
+    fails no other is begun; its error is raised once those under way have ended. An interrupt ends all. One at a time
+    they are done in this thread."""
     begun: dict[Path, Future[None]] = {}
+    stop = Event()
+    if jobs == 1:
+        with children_ended(stop):
+            for task in tasks:
+                task.do()
+        return
 
-    def one(number: int, run: R) -> None:
-        if run.given in begun:
-            begun[run.given].result()
-        train_one(f"[{number}/{len(runs)}] {run.name}", run, runs, train)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for number, run in enumerate(runs, start=1):
-            begun[run.folder] = pool.submit(one, number, run)
+    def one(task: Task) -> None:
+        if task.after in begun:
+            wait([begun[task.after]])
+        if stop.is_set():
+            return
         try:
-            wait(begun.values(), return_when=FIRST_EXCEPTION)
+            task.do()
         except BaseException:
-            end_children()
+            stop.set()
             raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+    with ThreadPoolExecutor(jobs) as pool, children_ended(stop):
+        for task in tasks:
+            begun[task.folder] = pool.submit(one, task)
+        wait(begun.values())
     for future in begun.values():
-        if not future.cancelled():
-            future.result()
+        future.result()
 
 
 def train_one(place: str, run: R, runs: Sequence[R], train: Callable[[R], None]) -> None:
@@ -132,12 +164,19 @@ def run_child(name: str, log: Path, arguments: Sequence[str]) -> None:
         raise InfraError(f"{name} ended with exit code {code}; the end of {log}:\n{tail(log, 12)}")
 
 
-def end_children() -> None:
-    """Waits for the runs to end, which an interrupt from the terminal reaches too, and ends those that do not."""
-    for process in CHILDREN:
-        if ended(process, GRACE) is None:
-            process.terminate()
-            process.wait()
+@contextlib.contextmanager
+def children_ended(stop: Event) -> Iterator[None]:
+    """After an error or interrupt no task is begun, and runs under way, which an interrupt from the terminal reaches
+    too, are waited for and, if they do not end, ended."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        for process in CHILDREN:
+            if ended(process, GRACE) is None:
+                process.terminate()
+                process.wait()
+        raise
 
 
 def ended(process: subprocess.Popen, seconds: float) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -27,10 +28,12 @@ def test_every_run_of_the_plan_is_a_configuration_that_suits_its_method() -> Non
     for experiment in plan.experiments:
         for run in runs_of(plan, experiment):
             variant = run.about
+            assert variant.recipe is not None
             config = load_config(variant.recipe, [*variant.overrides, f"seed={run.seed}"])
             check_method(config)
             if variant.models is not None:
                 other = run_of(plan, run.experiment, run.seed, variant.models).about
+                assert other.recipe is not None
                 given = load_config(other.recipe, other.overrides)
                 assert (config.data, config.model.path) == (given.data, given.model.path), (
                     "other drafts than the models'"
@@ -49,6 +52,7 @@ def test_a_variant_of_another_experiment_is_the_same_run() -> None:
         ("{one: {recipe: quickstart, models: two}, two: {recipe: quickstart}}", "builds on e.two"),
         ("{one: {of: other}}", "builds on other.one"),
         ("{one: {recipe: quickstart, of: other}}", "a variant has a recipe, or is a run `of` another"),
+        ("{one: {of: other, overrides: [seed=1]}}", "a variant has a recipe, or is a run `of` another"),
         ("{one: {}}", "a variant has a recipe, or is a run `of` another"),
         ("{one: {recip: quickstart}}", "recip"),
     ],
@@ -88,17 +92,23 @@ def test_runs_wait_for_the_models_they_are_given_and_no_other(tmp_path: Path) ->
     assert said == ["other", "first", "second"]
 
 
-def test_after_a_run_that_fails_none_is_begun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_after_a_run_that_fails_none_is_begun(jobs: int, tmp_path: Path) -> None:
     runs = [Toy(str(n), tmp_path / str(n)) for n in range(4)]
     said: list[str] = []
+    other = Event()
 
     def train(run: Toy) -> None:
         said.append(run.name)
-        raise InfraError(f"{run.name} failed")
+        if run is runs[0]:
+            assert jobs == 1 or other.wait(20)
+            raise InfraError(f"{run.name} failed")
+        other.set()
+        time.sleep(0.5)  # so that the first fails while it is under way
 
     with pytest.raises(InfraError, match="0 failed"):
-        train_all(runs, train)
-    assert len(said) < 4
+        train_all(runs, train, jobs)
+    assert sorted(said) == [str(n) for n in range(jobs)]
 
 
 def test_a_page_is_made_of_finished_runs(tmp_path: Path) -> None:
