@@ -103,7 +103,7 @@ def test_what_is_no_body_is_said(body: bytes) -> None:
         headers = {"Content-Type": "application/json"}
         return await Client().http.post("/v1/chat/completions", content=body, headers=headers)
 
-    error_of(asyncio.run(play()), 400)
+    assert error_of(asyncio.run(play()), 400)["type"] == "invalid_request_error"
 
 
 def test_a_name_that_cannot_be_written_is_told_all_the_same() -> None:
