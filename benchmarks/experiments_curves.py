@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.experiments_runs import RESAMPLES, Finished
 from benchmarks.replication_page import table
 from pit_ray.data.randomness import derive_seed
-from pit_ray.evaluate.charts import ALONE, ALONE_LINE, ALONE_MUTED, ErrorLine, draw_with_errors
+from pit_ray.evaluate.charts import ALONE, ALONE_LINE, ALONE_MUTED, ErrorLine, draw_with_errors, standalone_svg
 from pit_ray.evaluate.comparisons import outcomes
 from pit_ray.evaluate.evaluation_folder import read_evaluation
 from pit_ray.evaluate.pooling import Effect, pooled_difference
@@ -112,6 +111,4 @@ def plot(curve: Curve) -> str:
         draw_with_errors(axes, drawn, curve.across, ALONE, ALONE_MUTED, ALONE_LINE)
         axes.set_xticks(sorted({place for line in curve.lines.values() for place in line}))
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+        return standalone_svg(figure)

@@ -181,6 +181,13 @@ def _plain(axes: Axes, across: str, muted: str, grid: str) -> None:
     axes.spines[:].set_visible(False)
 
 
+def standalone_svg(figure: Figure) -> str:
+    """A figure as a file of its own."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
 def _svg(figure: Figure) -> Markup:
     text = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))

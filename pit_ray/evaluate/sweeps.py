@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pit_ray.data.randomness import derive_seed
 from pit_ray.errors import DataError
-from pit_ray.evaluate.charts import ALONE, ALONE_LINE, ALONE_MUTED, ErrorLine, draw_with_errors
+from pit_ray.evaluate.charts import ALONE, ALONE_LINE, ALONE_MUTED, ErrorLine, draw_with_errors, standalone_svg
 from pit_ray.evaluate.comparisons import Comparison, compare
 from pit_ray.evaluate.evaluation_folder import EvaluationFolder, SystemInfo
 from pit_ray.evaluate.pages import markdown_table, plain, with_interval
@@ -228,9 +227,7 @@ def plot(found: Sweep) -> str:
             axes.set_title(f"Δ against the drafts, by {visible(masked(judge))}", fontsize=8)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+        return standalone_svg(figure)
 
 
 def _error_line(line: str, points: Sequence[SweepPoint]) -> ErrorLine:

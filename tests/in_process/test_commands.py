@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.cli import main
+from benchmarks.experiments_curves import plot, temperature_curves
+from benchmarks.experiments_runs import Finished
 from pit_ray.evaluate.evaluation_folder import read_evaluation
 from pit_ray.run_folder import RunFolder
 from tests.stub_endpoint import last_words, stub_endpoint
@@ -88,6 +90,27 @@ def test_a_sweep_over_temperatures_leaves_the_drafts_as_they_are(
     assert one.texts("pit_1") != other.texts("pit_1")
     written = json.loads((run / "evaluations" / "sweep-temperature-pit" / "sweep.json").read_text())
     assert written["values"] == [0.3, 1.0]
+
+
+def test_a_sweep_with_fewer_revisions_is_what_the_experiments_plot(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    improvers = ("--improver", "pit", "--improver", "self_refine")
+    assert command(monkeypatch, "sweep", run, "temperature", "0.3", "1.0", *improvers, "--iterations", "1") == 0
+    folder = run / "evaluations" / "sweep-temperature-pit-self_refine-k1"
+    points = json.loads((folder / "sweep.json").read_text())["points"]
+    swept = {(p["system"], p["value"]): p["comparison"]["delta"] for p in points if p["comparison"]["judge"] == "gold"}
+    assert {system for system, _ in swept} == {f"{i}_{rule}1" for i in ("pit", "self_refine") for rule in ("", "kept_")}
+    (curve,) = temperature_curves([Finished(1, "taught", run)], [0.3, 1.0])
+    for system, line in (("pit_1", "PIT"), ("self_refine_1", "Self-Refine")):
+        for value in (0.3, 1.0):
+            assert curve.lines[line][value].delta == pytest.approx(swept[system, value])
+    assert plot(curve).count("<svg") == 1
+
+
+def test_iterations_are_not_swept_and_fixed_at_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "sweep", run, "iterations", "1", "--iterations", "1") == 2
+    assert "give it with temperature" in capsys.readouterr().err
 
 
 def test_a_sweep_over_iterations_is_one_evaluation(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
