@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.experiments_runs import RESAMPLES, Finished, mean_over_seeds, pooled
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.worlds import find_world
+from pit_ray.errors import DataError
 from pit_ray.evaluate.comparisons import outcomes
 from pit_ray.evaluate.pooling import Effect, pooled_difference
 
@@ -141,6 +142,9 @@ def distill(runs: dict[str, list[Finished]]) -> list[Claim]:
 def gap_reward(runs: dict[str, list[Finished]]) -> list[Claim]:
     """The improver trained with R_PIT against the one trained with R_P(x, y1) − R_P(x, y2), on the same drafts."""
     found = []
+    for one, other in zip(runs["pit"], runs["difference"], strict=True):
+        if not np.array_equal(*(run.scores("held_out", "policy", "gold") for run in (one, other))):
+            raise DataError(f"{other.folder} was evaluated on other drafts than {one.folder}")
     last = f"improver_{runs['pit'][0].splits['held_out'].iterations}"
     for system, text in (
         ("improver_1", "one revision"),
