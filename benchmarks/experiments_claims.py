@@ -143,7 +143,7 @@ def gap_reward(runs: dict[str, list[Finished]]) -> list[Claim]:
     """The improver trained with R_PIT against the one trained with R_P(x, y1) − R_P(x, y2), on the same drafts."""
     found = []
     for one, other in zip(runs["pit"], runs["difference"], strict=True):
-        if not np.array_equal(*(run.scores("held_out", "policy", "gold") for run in (one, other))):
+        if not np.array_equal(drafted(one), drafted(other)):
             raise DataError(f"{other.folder} was evaluated on other drafts than {one.folder}")
     last = f"improver_{runs['pit'][0].splits['held_out'].iterations}"
     for system, text in (
@@ -155,12 +155,16 @@ def gap_reward(runs: dict[str, list[Finished]]) -> list[Claim]:
             effect = pooled(runs[variant], "held_out", system, "policy", "gold")
             found.append(Claim(f"{said}: Δ against the drafts, {text}", shown(effect), "–", None))
         ours, theirs = (
-            [outcomes(r.scores("held_out", system, "gold"), r.scores("held_out", "policy", "gold")) for r in runs[v]]
-            for v in ("pit", "difference")
+            [outcomes(r.scores("held_out", system, "gold"), drafted(r)) for r in runs[v]] for v in ("pit", "difference")
         )
         effect = pooled_difference(ours, theirs, RESAMPLES, derive_seed(0, "gap_reward", system))
         found.append(Claim(f"R_PIT less the difference, paired, {text}", shown(effect), "–", None))
     return found
+
+
+def drafted(run: Finished) -> np.ndarray:
+    """(n,): the gold scores of the policy's own responses."""
+    return run.scores("held_out", "policy", "gold")
 
 
 def shown(effect: Effect) -> str:
