@@ -8,24 +8,17 @@ from typing import Any
 import numpy as np
 
 from pit_ray.evaluate.charts import Chart, Points, Trajectory, kl_chart, line_chart
+from pit_ray.evaluate.names import STAGES, stage_name
 
 Record = Mapping[str, Any]
 """A line of metrics.jsonl."""
 
-STAGES = {
-    "sft_policy": "policy, SFT",
-    "sft_improver": "improver, SFT",
-    "reward": "reward model",
-    "gap_reward": "gap reward model",
-    "ppo_policy": "policy, RL",
-    "ppo_improver": "improver, RL",
-    "data": "data",
-    "evaluate": "evaluation",
-}
+LINES = 6
+"""So many lines a chart has colours for."""
 
 
 def by_stage(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each stage, stages in the order of a run."""
+    """The records of each stage: PIT's in the order of a run, then others as they came."""
     stages: dict[str, list[Record]] = {name: [] for name in STAGES}
     for record in records:
         stages.setdefault(str(record["stage"]), []).append(record)
@@ -45,8 +38,10 @@ def supervised_charts(metrics: Mapping[str, list[Record]]) -> list[Chart]:
     }
     charts = []
     for name, title in wanted.items():
-        lines = {STAGES.get(stage, stage): points(records, name) for stage, records in metrics.items()}
-        charts.append(line_chart(title, lines, phases=[], width=3.2))
+        found = [(stage_name(stage), line) for stage, records in metrics.items() if (line := points(records, name))]
+        for start in range(0, len(found), LINES):
+            more = ", continued" if start else ""
+            charts.append(line_chart(title + more, dict(found[start : start + LINES]), phases=[], width=3.2))
     return [chart for chart in charts if chart]
 
 
@@ -96,7 +91,7 @@ def trajectories(records: Sequence[Record]) -> list[Trajectory]:
 def kl_charts(metrics: Mapping[str, list[Record]]) -> list[Chart]:
     """What was optimised, and gold, against KL, for every stage that did PPO."""
     charts = [
-        kl_chart(STAGES.get(stage, stage), proxy_of(records)[1], trajectories(records), width=4.8)
+        kl_chart(stage_name(stage), proxy_of(records)[1], trajectories(records), width=4.8)
         for stage, records in metrics.items()
     ]
     return [chart for chart in charts if chart]

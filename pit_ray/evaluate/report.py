@@ -5,79 +5,34 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, TypeAdapter, model_validator
 
 from pit_ray.errors import DataError
 from pit_ray.evaluate.comparisons import Comparison, revisions
 from pit_ray.evaluate.contests import STEP
-from pit_ray.evaluate.curves import STAGES, Record, by_stage, kl_charts, points, rl_charts, supervised_charts
-from pit_ray.evaluate.gap_reward import GapMeasure
+from pit_ray.evaluate.curves import Record, by_stage, kl_charts, points, rl_charts, supervised_charts
+from pit_ray.evaluate.names import STAGES, compared_name, contestant_name, stage_name, whole_name
 from pit_ray.evaluate.pages import template
-from pit_ray.evaluate.systems import Health
+from pit_ray.evaluate.report_answers import ABOUT, answers, feedback, levels, made
+from pit_ray.evaluate.report_files import Sample, Summary, method_of, read_counts, read_file, read_summaries
+from pit_ray.evaluate.report_headline import headline
 from pit_ray.events import read_events
 from pit_ray.progress import clock, duration
 from pit_ray.run_folder import write_text
 from pit_ray.tracking import read_metrics
 
-COMPARED = {
-    "improver_vs_policy": "improver vs. policy",
-    "sft_improver_vs_policy": "SFT improver vs. policy",
-    "policy_vs_sft_policy": "policy vs. SFT policy",
-    "best_of_2_vs_policy": "best of 2 vs. policy",
-    STEP: "improver vs. one revision less",
-}
 PARTS = ("generate", "score", "learn", "sync")
-
-
-class GapReward(BaseModel):
-    """How well the gap reward model tells responses apart, on pairs that it was not trained on."""
-
-    accuracy: float
-    """Share of pairs with r(w, l) > r(l, w)."""
-    order_holds: float
-    """Share of pairs on which the whole order holds (PIT Eq. 1)."""
-    n: int
-    measures: list[GapMeasure] = []
-
-
-class Summary(BaseModel):
-    """RUN/evaluation/summary.json."""
-
-    world: str | None = None
-    seed: int | None = None
-    comparisons: list[Comparison] = []
-    length_controlled: list[Comparison] = []
-    health: dict[str, Health] = {}
-    gap_reward: GapReward | None = None
-    margin: float | None = None
-    """The stopping rule keeps a revision whose gap exceeds this."""
-    seconds: dict[str, float] = {}
-    """What each stage took."""
-
-
-class Sample(BaseModel):
-    """One entry of RUN/evaluation/samples.json: a draft and its revisions, each made from the text before it."""
-
-    prompt: str
-    draft: str
-    revisions: list[str]
-    gaps: list[float | None]
-    """One for each revision."""
-    golds: list[float | None] | None = None
-    """The draft's, then one for each revision; None where there is no gold score."""
-    kept: int
-    """How many revisions the stopping rule keeps."""
-
-    @model_validator(mode="after")
-    def _one_each(self) -> Sample:
-        n = len(self.revisions)
-        if len(self.gaps) != n or (self.golds is not None and len(self.golds) != n + 1):
-            raise ValueError(f"{n} revisions need {n} gaps and {n + 1} golds")
-        return self
+BY_GAP = ("pit", "distill")
+"""Methods whose samples are revised by PIT, with a gap and a stopping rule."""
+FILTERS: dict[str, Callable[..., Any]] = {
+    "duration": duration,
+    "revisions": revisions,
+    "stage_name": stage_name,
+    "compared_name": compared_name,
+    "contestant_name": contestant_name,
+}
 
 
 def write_report(run: Path) -> Path:
@@ -87,28 +42,40 @@ def write_report(run: Path) -> Path:
     """
     if not run.is_dir():
         raise DataError(f"{run}: no such run folder")
-    summary = _read(run / "evaluation" / "summary.json", Summary) or Summary()
-    samples = _read(run / "evaluation" / "samples.json", list[Sample]) or []
-    environment = _read(run / "environment.json", dict[str, Any])
-    config = run / "config.yaml"
+    parts = read_summaries(run)
+    summary = parts["held-out"]
+    samples = read_file(run / "evaluation" / "samples.json", list[Sample]) or []
+    environment = read_file(run / "environment.json", dict[str, Any])
+    path = run / "config.yaml"
+    config = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+    method = method_of(summary, config)
     metrics = by_stage(read_metrics(run))
-    page = template("report.html", {"duration": duration, "revisions": revisions}).render(
+    rows, more = _rows(summary, method)
+    page = template("report.html", FILTERS).render(
         title=run.resolve().name,
+        about=ABOUT.get(method),
+        method=method,
         summary=summary,
-        headline=_headline(summary.comparisons),
-        scale=_scale(summary.comparisons),
-        compared=COMPARED,
-        rows=_rows(summary),
+        headline=headline(method, summary),
+        answers=answers(parts),
+        levels=levels(parts),
+        made=made(read_counts(run)),
+        feedback=feedback(parts),
+        scale=_scale([c for part in parts.values() for c in part.comparisons]),
+        rows=rows,
+        more=more,
+        unseen=_rows(parts["unseen"], method)[0] if "unseen" in parts else [],
         steps=[(c, None) for c in summary.comparisons if c.name == STEP],
-        samples=[_with_changes(sample) for sample in samples],
+        health={whole_name(name, summary.systems.get(name)): health for name, health in summary.health.items()},
+        by_gap=method in BY_GAP,
+        samples=[_with_changes(sample, method in BY_GAP) for sample in samples],
         charts=supervised_charts(metrics),
         rl_charts=rl_charts(metrics),
         kl_charts=kl_charts(metrics),
-        stages=STAGES,
-        stage_seconds=_in_order(summary.seconds, metrics),
-        step_parts=[(stage, *parts) for stage, records in metrics.items() if (parts := _step_parts(records))],
+        stage_seconds=_in_order(summary.seconds, metrics) if method == "pit" else summary.seconds,
+        step_parts=[(stage, *means) for stage, records in metrics.items() if (means := _step_parts(records))],
         events=[(clock(event["time"]), event["text"]) for event in read_events(run)],
-        config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+        config=config,
         environment=json.dumps(environment, indent=2, ensure_ascii=False) if environment else None,
     )
     path = run / "report.html"
@@ -116,33 +83,24 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def _read(path: Path, kind: Any) -> Any:
-    """The content of a JSON file as `kind`, None when there is no such file."""
-    if not path.exists():
-        return None
-    try:
-        return TypeAdapter(kind).validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:  # of the JSON or of what it holds
-        raise DataError(f"{path}: {error}") from None
+Row = tuple[Comparison, Comparison | None]
+"""A comparison, and what it is at equal length."""
 
 
-def _headline(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The comparison that says whether the run worked: one revision against its draft, by gold where there is gold."""
-    for judge in ("gold", "reward"):
-        for c in comparisons:
-            if (c.name, c.judge, c.iterations, c.stopping_rule) == ("improver_vs_policy", judge, 1, False):
-                return c
-    return None
-
-
-def _rows(summary: Summary) -> list[tuple[Comparison, Comparison | None]]:
-    """Every comparison but the steps between iterations, with what it is at equal length."""
+def _rows(summary: Summary, method: str) -> tuple[list[Row], list[Row]]:
+    """Every comparison but the steps between iterations: the first look, and the rest. Methods other than PIT compare
+    so much that at first only direct answers and the last round are shown."""
 
     def key(c: Comparison) -> tuple[str, str, int, bool]:
         return c.name, c.judge, c.iterations, c.stopping_rule
 
     controlled = {key(c): c for c in summary.length_controlled}
-    return [(c, controlled.get(key(c))) for c in summary.comparisons if c.name != STEP]
+    rows = [(c, controlled.get(key(c))) for c in summary.comparisons if c.name != STEP]
+    last = max((c.iterations for c, _ in rows), default=0)
+    first = [method == "pit" or (c.iterations in (0, last) and not c.stopping_rule) for c, _ in rows]
+    return [r for r, at in zip(rows, first, strict=True) if at], [
+        r for r, at in zip(rows, first, strict=True) if not at
+    ]
 
 
 def _scale(comparisons: Sequence[Comparison]) -> float:
@@ -150,17 +108,37 @@ def _scale(comparisons: Sequence[Comparison]) -> float:
     return max([10.0, *(abs(end) for c in comparisons for end in c.ci95)])
 
 
-def _with_changes(sample: Sample) -> dict[str, Any]:
-    """What the page shows of a sample: its draft, and each revision with its changes against the text before it."""
+def _with_changes(sample: Sample, by_gap: bool) -> dict[str, Any]:
+    """What the page shows of a sample: its draft, and each revision with its changes against the text before it; with
+    what was said of each. Rounds in which an improver by feedback had stopped are left out."""
     texts = [sample.draft, *sample.revisions]
     golds = sample.golds or [None] * len(texts)
+    said: Sequence[str | None] = sample.feedback or [None] * len(texts)
+    gaps = [gap if by_gap else None for gap in sample.gaps]
+    last = len(sample.revisions)
+    while sample.feedback and last and (texts[last], said[last]) == (texts[last - 1], said[last - 1]):
+        last -= 1
     steps = [
-        {"changes": word_changes(before, after), "gap": gap, "gold": gold, "gold_before": gold_before}
-        for before, after, gap, gold_before, gold in zip(
-            texts[:-1], texts[1:], sample.gaps, golds[:-1], golds[1:], strict=True
-        )
+        {
+            "changes": word_changes(texts[k - 1], texts[k]),
+            "gap": gaps[k - 1],
+            "gold": golds[k],
+            "gold_before": golds[k - 1],
+            "feedback": said[k],
+        }
+        for k in range(1, last + 1)
     ]
-    return {"prompt": sample.prompt, "draft": sample.draft, "gold": golds[0], "kept": sample.kept, "steps": steps}
+    return {
+        "prompt": sample.prompt,
+        "draft": sample.draft,
+        "gold": golds[0],
+        "feedback": said[0],
+        "kept": min(sample.kept, last),
+        "steps": steps,
+        "stopped": last < len(sample.revisions),
+        "improver": sample.improver,
+        "drafts": sample.drafts,
+    }
 
 
 def word_changes(before: str, after: str) -> list[tuple[str, str]]:

@@ -98,6 +98,7 @@ def evaluate(
         "health": {n: health(s).model_dump(mode="json") for n, s in systems.items() if "reward" in s.scores},
         "means": {n: {judge: float(s.mean()) for judge, s in system.scores.items()} for n, system in systems.items()},
         "feedback": feedback_quality(context, split, contestants, played),
+        "levels": split.by_level(systems),
         "seconds": {},
     }
     write_table(scores_table(split.questions.uid, systems), folder / "outcomes.parquet")
@@ -270,11 +271,11 @@ def answers_table(split: JudgedSplit, systems: Mapping[str, System]) -> pa.Table
 
 
 def samples(split: JudgedSplit, contestants: Sequence[Contestant], played: Mapping[str, Played]) -> list[dict]:
-    """Before/after samples for people, of the first improver that there is."""
+    """Before/after samples for people, of the first kind of improver that there is, and of its last model."""
     improving = [c for c in contestants if played[c.name].rounds]
     if not improving:
         return []
-    c = improving[0]
+    c = [other for other in improving if other.improver == improving[0].improver][-1]
     rounds, kept = played[c.name].rounds, played[c.name].kept
     assert rounds is not None and kept is not None
     text = split.context.renderer.text
@@ -287,5 +288,6 @@ def samples(split: JudgedSplit, contestants: Sequence[Contestant], played: Mappi
             "revisions": [text(r.responses[int(i)]) for r in rounds[1:]],
             "gaps": [None if np.isnan(r.score[i]) else float(r.score[i]) for r in rounds[1:]],
             "golds": golds, "kept": int(kept[i]), "feedback": feedback,
+            "improver": c.name, "drafts": c.drafts,
         })  # fmt: skip
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pit_ray.records import Prompts, Questions, Ragged
 from pit_ray.roles import Resolved, RolloutPool, ScoreKind, Scorer
 from pit_ray.scoring import as_rollouts
 from pit_ray.stages.context import RunContext
+from pit_ray.stages.questions import read_levels
 
 
 class RunEngines:
@@ -103,6 +105,17 @@ class JudgedSplit:
         if task is not None:
             right = [task.answer(label) or "" for label in self.texts(self.questions.answer)]
             found["verifier"] = np.array([float(task.correct(y, a)) for y, a in zip(said, right, strict=True)])
+        return found
+
+    def by_level(self, systems: Mapping[str, System]) -> dict[str, dict[str, Any]]:
+        """level -> how many questions it has, and the accuracy of every judged system on them. Empty where the levels
+        were not noted."""
+        levels = np.array(read_levels(self.context, self.questions.uid) or [])
+        found = {}
+        for level in dict.fromkeys(levels.tolist()):
+            at = levels == level
+            accuracy = {name: float(s.scores["verifier"][at].mean()) for name, s in systems.items()}
+            found[level] = {"n": int(at.sum()), "accuracy": accuracy}
         return found
 
     def golds(self, row: int, responses: Sequence[np.ndarray]) -> list[float] | None:

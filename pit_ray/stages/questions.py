@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,10 +17,13 @@ from pit_ray.data.tasks.problem import Problem
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import ConfigError, DataError, short
 from pit_ray.records import Questions, Ragged
+from pit_ray.run_folder import write_json
 from pit_ray.stages.context import RunContext
 
 QUESTION_SPLITS = ("sft", "rl", "validation", "held_out", "unseen")
 """sft: with labels; rl: the other training questions; unseen: of a difficulty that no other split has."""
+LEVELS = "levels.json"
+"""In the folder of the stage `data`: uid -> level of difficulty, of the questions of a task that are tested on."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,25 @@ def texts(splits: QuestionSplits) -> list[str]:
 
 
 def write_splits(context: RunContext, renderer: Renderer, splits: QuestionSplits) -> list[int]:
-    """Each split as Parquet; returns one rendered example."""
+    """Each split as Parquet, and the levels of what is tested on; returns one rendered example."""
     folder = context.folder.stage("data")
     for name in QUESTION_SPLITS:
         found, said = tokenised(context.config, renderer, getattr(splits, name))
         write_questions(found, folder / f"{name}.parquet")
         context.tracker.note(f"{name}: {said}")
+    if find_task(context.config.data.source) is not None:
+        # Noted here, since nothing can tell a question's level again from its tokens.
+        tested = (*splits.held_out, *splits.unseen)
+        write_json(folder / LEVELS, {str(problem.uid): problem.level for problem in tested})
     first = splits.sft[0]
     prompt = renderer.prompt_ids([{"role": "user", "content": first.question}])
     return [*prompt, *renderer.response_ids(first.rationale), renderer.eos]
+
+
+def read_levels(context: RunContext, uid: np.ndarray) -> list[str] | None:
+    """The level of each question; None where that was not noted: no task's questions, or a run of before."""
+    path = context.folder.stage("data") / LEVELS
+    if not path.is_file():
+        return None
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    return [noted[str(i)] for i in uid]

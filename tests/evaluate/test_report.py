@@ -97,7 +97,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self._open.pop() == tag
-        self.words += " " if tag in ("td", "span", "summary", "div") else ""
+        self.words += " " if tag in ("td", "th", "h3", "span", "summary", "div") else ""
 
     def handle_data(self, data):
         self.words += data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import torch
 from pit_ray import driver
 from pit_ray.errors import ConfigError, DataError
 from pit_ray.evaluate.evaluation_folder import read_evaluation
+from pit_ray.evaluate.names import stage_name
+from pit_ray.evaluate.report import write_report
 from pit_ray.methods import stages_of
 from pit_ray.methods.stage import names_of
 from pit_ray.run_folder import RunFolder
+from tests.evaluate.test_report import Page
 from tests.in_process.scripted import FAST, SORTING, Scripted, scripted, task_config
 from tests.stub_endpoint import stub_endpoint
 
@@ -147,6 +152,38 @@ def test_the_evaluation_tells_seen_and_unseen_difficulty_apart(tripost_run: RunF
         assert (found.systems["sft_tripost_2_corrected_1"].calls or 0) > 2
     quality = json.loads((path / "summary.json").read_text())["feedback"]["sft_tripost_2_corrected"]
     assert 0.5 < quality["right_verdict"] <= quality["readable"] <= 1
+
+
+def test_accuracy_is_told_by_level_of_difficulty(tripost_run: RunFolder) -> None:
+    path = tripost_run.path / "evaluation"
+    for place in (path, path / "unseen"):
+        summary, found = json.loads((place / "summary.json").read_text(encoding="utf-8")), read_evaluation(place)
+        words = [f"{len(text.split(':')[2].split('Assistant')[0].split())} words" for text in found.prompts or []]
+        assert {level: each["n"] for level, each in summary["levels"].items()} == Counter(words)
+        for name in found.systems:
+            right = found.scores(name, "verifier")
+            assert right is not None
+            for level, each in summary["levels"].items():
+                of_level = [score for score, said in zip(right, words, strict=True) if said == level]
+                assert each["accuracy"][name] == pytest.approx(sum(of_level) / len(of_level))
+
+
+@pytest.mark.parametrize("method", ["self_evolution", "tripost"])
+def test_the_report_tells_what_happened(self_run: RunFolder, tripost_run: RunFolder, method: str) -> None:
+    folder = self_run if method == "self_evolution" else tripost_run
+    page = Page(write_report(folder.path).read_text(encoding="utf-8"))
+    said = page.words.partition("A pit-ray run")[2].partition("Configuration")[0]
+    headings = (
+        "points of accuracy", "Answers What every system", "by level of difficulty", "What the stages made",
+        "Self-feedback", "Comparisons Both sides", "Before and after", "Draft Step 1:", "Feedback Step 1", "Training",
+    )  # fmt: skip
+    places = [said.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert not [word for word in ("gap", "the stopping rule", "PIT") if word in said]
+    names = [stage_name(name) for name in names_of(stages_of(task_config("unused", method)))]
+    listed = said.partition("Time Stages")[2]
+    assert [listed.index(f"{name} ") for name in names] == sorted(listed.index(f"{name} ") for name in names)
+    assert not re.search(r"\b(sft|edit|round|mix)_", said)
 
 
 def test_self_consistency_takes_the_most_frequent_answer(self_run: RunFolder) -> None:
