@@ -110,7 +110,7 @@ def test_each_method_has_its_own_headline(tmp_path, method, found, said):
     if method in ("self_refine", "distill"):
         assert "Δ, is +1.0 points" in page.words
     if method == "self_evolution":
-        assert "Δ, is +2.0 points" in page.words and "no stage was given these scores" in page.words
+        assert "Δ, is +2.0 points" in page.words and "No stage was given scores" in page.words
 
 
 def test_every_method_is_told_of():
