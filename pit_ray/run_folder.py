@@ -39,6 +39,8 @@ RECORDS = (
     "report.html",
 )  # fmt: skip
 """What in the run folder tells what the run is and where it stands; written by its driver."""
+COUNTS = "counts.json"
+"""In a stage's folder: what it made, and of what."""
 THIS_DRIVERS = ("lock", "processes.json", "status.json")
 """What the driver that is just beginning has written."""
 TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "Parent directory")
@@ -142,7 +144,9 @@ class RunFolder:
             self._forget()
         for name in self.store.names(self.path / "stages"):
             (self.path / "stages" / name).mkdir(parents=True, exist_ok=True)
-            self.store.pull(self.path / "stages" / name / ("" if name.endswith("-data") else "done.json"))
+            wanted = ("",) if name.endswith("-data") else ("done.json", COUNTS)
+            for file in wanted:
+                self.store.pull(self.path / "stages" / name / file)
         for name in RECORDS:
             self.store.pull(self.path / name)
 

@@ -14,12 +14,13 @@ from pit_ray.evaluate.comparisons import Comparison
 from pit_ray.evaluate.evaluation_folder import SystemInfo
 from pit_ray.evaluate.gap_reward import GapMeasure
 from pit_ray.evaluate.systems import Health
+from pit_ray.run_folder import COUNTS
 
 METHOD = re.compile(r"^method: (\w+)$", re.MULTILINE)
 """Where config.yaml says it."""
 
 Counts = dict[str, int | float]
-"""stages/NN-NAME/counts.json."""
+"""stages/NN-NAME/COUNTS."""
 
 
 class GapReward(BaseModel):
@@ -127,7 +128,7 @@ def read_summaries(run: Path) -> dict[str, Summary]:
 
 def read_counts(run: Path) -> dict[str, Counts]:
     """What each stage counted, in the order of the run."""
-    paths = sorted(run.glob("stages/[0-9][0-9]-*/counts.json"))
+    paths = sorted(run.glob(f"stages/[0-9][0-9]-*/{COUNTS}"))
     return {path.parent.name[3:]: read_file(path, Counts) for path in paths}
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pit_ray.data.parquet import read_examples, write_examples, write_table
 from pit_ray.errors import DataError
 from pit_ray.records import Examples, Ragged
+from pit_ray.run_folder import COUNTS
 from pit_ray.stages.context import RunContext
 
 COLUMNS = ("uid", "kind", "before", "after", "weight")
@@ -83,7 +84,7 @@ class ExampleRows:
         written, where one is given. DataError when there is none."""
         if not self.uid:
             raise DataError(
-                f"stage {stage} has made no example to train on; counts.json in its folder says what became of each"
+                f"stage {stage} has made no example to train on; {COUNTS} in its folder says what became of each"
             )
         folder, text = self.context.folder.stage(stage), self.context.renderer.tokenizer.decode
         examples = Examples(

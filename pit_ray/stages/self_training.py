@@ -13,7 +13,7 @@ from pit_ray.errors import DataError, PitRayError
 from pit_ray.improve import without_end
 from pit_ray.improvers.interface import improve
 from pit_ray.records import Examples, Pairs, Prompts, Questions, Ragged
-from pit_ray.run_folder import write_json
+from pit_ray.run_folder import COUNTS, write_json
 from pit_ray.stages.annotation import Annotator, EndpointAnnotator, annotated, contradicts, verifier_annotator
 from pit_ray.stages.context import RunContext
 from pit_ray.stages.examples import EXAMPLES, ExampleRows
@@ -103,7 +103,7 @@ def with_meta(context: RunContext, number: int) -> None:
     stage = f"mix_{number}"
     write_examples(Examples.concatenate(parts), context.folder.stage(stage) / EXAMPLES)
     counts = {name: len(part) for name, part in zip(sources, parts, strict=True)}
-    write_json(context.folder.stage(stage) / "counts.json", counts)
+    write_json(context.folder.stage(stage) / COUNTS, counts)
 
 
 def round_questions(context: RunContext, number: int) -> Questions:
@@ -199,7 +199,7 @@ def label_accuracy(
 
 def finish(context: RunContext, stage: str, rows: ExampleRows, counts: dict, replayed: str | None = None) -> None:
     """Writes a stage's counts and its examples, behind those of the stage `replayed`, and says what there is."""
-    write_json(context.folder.stage(stage) / "counts.json", counts)
+    write_json(context.folder.stage(stage) / COUNTS, counts)
     said = ", ".join(
         f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in counts.items()
     )

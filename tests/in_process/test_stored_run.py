@@ -18,9 +18,10 @@ from moto.server import ThreadedMotoServer
 from pit_ray import driver, lease, status
 from pit_ray.checkpoint import MANIFEST
 from pit_ray.errors import ConfigError, InfraError
+from pit_ray.evaluate.report_files import read_counts
 from pit_ray.lease import claimed
 from pit_ray.replay import replay
-from pit_ray.run_folder import RunFolder, find_run, write_json
+from pit_ray.run_folder import COUNTS, RunFolder, find_run, write_json
 from pit_ray.status import StatusWriter, describe_status
 from pit_ray.store import MIRROR
 from tests.in_process.small_run import config_for, deployment, rollout_tables, run_to_the_end, summary, without_time
@@ -74,6 +75,18 @@ def test_a_run_that_was_deleted_from_its_store_begins_anew(
     filesystem.delete_dir(key)
     assert not folder.open(config), "another run of that name was gone on with"
     assert folder.seconds("data") is None
+
+
+def test_what_the_stages_made_comes_with_a_run_for_its_report(
+    bucket: Callable[[str], str], machine: Callable[[str], None]
+) -> None:
+    machine("one")
+    folder, counts = RunFolder(bucket("runs/counted")), {"right": 3, "mended": 4}
+    write_json(folder.stage("reward") / COUNTS, counts)
+    folder.finish("reward", 1.0)
+    machine("two")
+    folder.bring()
+    assert read_counts(folder.path) == {"reward": counts}
 
 
 def test_what_a_dead_worker_has_left_does_not_go_over_what_another_has_written(
