@@ -175,8 +175,10 @@ class Supervisor:
 
     def _can_do_without(self, worker: Worker) -> bool:
         """Whether this is one rollout worker more than must be, and there is no room for it."""
-        fewest, workers = self.faults.fewest_rollout_workers, self.groups["rollout"].workers
-        return fewest is not None and worker in workers and len(workers) > fewest and self.shortfall() is not None
+        fewest, group = self.faults.fewest_rollout_workers, self.groups.get("rollout")
+        if fewest is None or group is None or worker not in group.workers:
+            return False
+        return len(group.workers) > fewest and self.shortfall() is not None
 
     def _dead(self, death: RayActorError | None) -> list[Worker]:
         """The workers that are dead: the one that the error speaks of, and all on nodes that are gone."""

@@ -32,7 +32,8 @@ DEADLINE = 60.0
 class Adder:
     """Holds a number, and adds it to what it is given."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, seconds: float = 0.0) -> None:
+        time.sleep(seconds)
         self.name, self.heart, self.number = bundle.name, Heart(bundle.name), 0
 
     def ready(self) -> str:
@@ -190,6 +191,18 @@ def test_an_actor_that_cannot_start_is_not_started_for_ever(start: Start) -> Non
     os.kill(pid(worker), signal.SIGKILL)
     with pytest.raises(InfraError, match=r"rollout/0 cannot start: .*has no attribute 'name'"):
         total(groups["rollout"], [groups["rollout"].share(0, "add", 5)]).result()
+
+
+def test_an_actor_that_starts_slowly_is_waited_for_where_nothing_is_rolled_out(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, groups, _ = start()
+    monkeypatch.setattr(supervision, "TRY_SECONDS", 0.2)
+    del groups["rollout"]
+    slow = groups["reward"].workers[0]
+    slow.create = lambda: Adder.options(name="reward/0").remote(slow.bundle, 1.0)
+    os.kill(pid(slow), signal.SIGKILL)
+    assert total(groups["reward"], [groups["reward"].share(0, "add", 5)]).result() == 5
 
 
 def test_what_takes_too_long_ends_with_the_place_where_everybody_stood(start: Start, tmp_path: Path) -> None:
