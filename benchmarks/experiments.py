@@ -14,22 +14,19 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from benchmarks.experiments_curves import IMPROVERS
+from benchmarks.experiments_curves import IMPROVERS, Sweep
 from benchmarks.experiments_page import write_experiment
 from benchmarks.training import Task, child, refuse_changes, run_child, side_by_side, train_all
 from pit_ray.config import load_config
+from pit_ray.config.section import Section
 from pit_ray.errors import ConfigError, InfraError, PitRayError
 from pit_ray.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SHARED = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver")
 """What a variant is given of another's models."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Variant(Section):
@@ -56,8 +53,7 @@ class Experiment(Section):
 
     title: str
     variants: dict[str, Variant] = Field(min_length=1)
-    temperatures: tuple[float, ...] = ()
-    """Of feedback and revisions: each run's PIT and Self-Refine are also evaluated at these, one revision."""
+    sweep: Sweep | None = None
 
 
 class Plan(Section):
@@ -145,13 +141,13 @@ def run_of(plan: Plan, experiment: str, seed: int, variant: str) -> Run:
     return Run(plan, plan.experiments[experiment].variants[variant].of or experiment, seed, variant)
 
 
-def sweep_all(runs: Sequence[Run], temperatures: Sequence[float], jobs: int) -> None:
+def sweep_all(runs: Sequence[Run], sweep: Sweep, jobs: int) -> None:
     """Evaluates the runs that have both improvers at every temperature; what is there already stays as it is."""
-    values = [f"{value:g}" for value in temperatures]
+    values = [f"{value:g}" for value in sweep.temperatures]
 
     def one(run: Run) -> None:
         print(f"{run.name}: temperatures {', '.join(values)}", flush=True)
-        arguments = ["sweep", str(run.folder), "temperature", *values, "--iterations", "1"]
+        arguments = ["sweep", str(run.folder), "temperature", *values, "--iterations", str(sweep.iterations)]
         chosen = [f"--improver={name}" for name in IMPROVERS]
         run_child(f"{run.name}, sweep", run.folder.with_suffix(".sweep.log"), [*arguments, *chosen])
 
@@ -175,10 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs = runs_of(plan, name)
             experiment = plan.experiments[name]
             train_all(runs, child, plan.jobs)
-            if experiment.temperatures:
-                sweep_all(runs, experiment.temperatures, plan.jobs)
+            if experiment.sweep:
+                sweep_all(runs, experiment.sweep, plan.jobs)
             folders = [(run.seed, run.variant, run.folder) for run in runs]
-            written = write_experiment(name, experiment.title, folders, options.results, experiment.temperatures)
+            written = write_experiment(name, experiment.title, folders, options.results, experiment.sweep)
             print(f"written: {written}")
     except PitRayError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from pydantic import Field, PositiveInt
 
 from benchmarks.experiments_runs import RESAMPLES, Finished
 from benchmarks.replication_page import table
+from pit_ray.config.section import Section
 from pit_ray.data.randomness import derive_seed
 from pit_ray.evaluate.charts import ALONE, ALONE_LINE, ALONE_MUTED, ErrorLine, draw_with_errors, standalone_svg
 from pit_ray.evaluate.comparisons import outcomes
@@ -21,6 +23,17 @@ from pit_ray.evaluate.ratings import all_pairs, rate
 IMPROVERS = {"pit": "PIT", "self_refine": "Self-Refine"}
 DRAFTS = "policy"
 RATING_RESAMPLES = 1000
+
+
+class Sweep(Section):
+    """Temperatures of feedback and revisions at which each run's PIT and Self-Refine are evaluated as well."""
+
+    temperatures: tuple[float, ...] = Field(min_length=1)
+    iterations: PositiveInt = 1
+
+    def folder(self, temperature: float) -> str:
+        """Of the evaluation, in the folder of a run."""
+        return f"evaluations/{'-'.join(IMPROVERS)}-t{temperature:g}-k{self.iterations}"
 
 
 @dataclass(frozen=True)
@@ -66,27 +79,41 @@ def rating_curves(runs: Sequence[Finished]) -> Iterator[Curve]:
         )  # fmt: skip
 
 
-def temperature_curves(runs: Sequence[Finished], temperatures: Sequence[float]) -> Iterator[Curve]:
-    """Δ by gold of one revision by each improver at each temperature, against the same drafts."""
-    if not temperatures:
+def sweep_curves(runs: Sequence[Finished], sweep: Sweep) -> Iterator[Curve]:
+    """Δ by gold of each improver against the same drafts, and of one against the other: over temperatures after one
+    revision, or over iterations at each temperature, as they come and as their own rules keep them."""
+    one, other = IMPROVERS
+    names = {said: (f"{name}{{}}", DRAFTS) for name, said in IMPROVERS.items()}
+    names[" against ".join(IMPROVERS.values())] = (f"{one}{{}}", f"{other}{{}}")
+
+    def line(temperature: float, ours: str, theirs: str) -> Effect:
+        found = [read_evaluation(run.folder / sweep.folder(temperature)) for run in runs]
+        scores = [(e.scores(ours, "gold"), e.scores(theirs, "gold")) for e in found]
+        won = [outcomes(x, y) for x, y in scores if x is not None and y is not None]
+        drawn = derive_seed(0, "sweep", ours, theirs, f"{temperature:g}")
+        return pooled_difference(won, [0 * outcome for outcome in won], RESAMPLES, drawn)
+
+    about = (
+        "Δ by gold, of each improver against the policy's drafts, which are the same at every temperature, and of PIT "
+        "against Self-Refine; feedback and revisions are sampled at the temperature."
+    )
+    if sweep.iterations == 1:
+        lines = {
+            said: {t: line(t, *(each.format("_1") for each in pair)) for t in sweep.temperatures}
+            for said, pair in names.items()
+        }
+        chosen = " The best of a row was chosen on the prompts that it is shown on."
+        yield Curve("deltas", "Δ over temperatures", about + chosen, "temperature", lines)
         return
-    lines: dict[str, dict[float, Effect]] = {said: {} for said in IMPROVERS.values()}
-    for value in temperatures:
-        folder = f"evaluations/{'-'.join(IMPROVERS)}-t{value:g}-k1"
-        found = [read_evaluation(run.folder / folder) for run in runs]
-        for name, said in IMPROVERS.items():
-            scores = [(e.scores(f"{name}_1", "gold"), e.scores(DRAFTS, "gold")) for e in found]
-            won = [outcomes(ours, theirs) for ours, theirs in scores if ours is not None and theirs is not None]
-            drawn = derive_seed(0, "temperature", name, f"{value:g}")
-            lines[said][value] = pooled_difference(won, [0 * outcome for outcome in won], RESAMPLES, drawn)
-    yield Curve(
-        "deltas",
-        "Δ over temperatures",
-        "Δ by gold of one revision against the policy's drafts, which are the same at every temperature; feedback and "
-        "revisions are sampled at the temperature. The best of a row was chosen on the prompts that it is shown on.",
-        "temperature",
-        lines,
-    )  # fmt: skip
+    for t in sweep.temperatures:
+        lines = {
+            f"{said}{rule}": {
+                k: line(t, *(each.format(form.format(k)) for each in pair)) for k in range(1, sweep.iterations + 1)
+            }
+            for form, rule in (("_{}", ""), ("_kept_{}", ", by its own rule"))
+            for said, pair in names.items()
+        }
+        yield Curve(f"deltas_t{t:g}", f"Δ over iterations at temperature {t:g}", about, "iteration", lines)
 
 
 def curve_table(curve: Curve) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.experiments_claims import Claim, claims_of
-from benchmarks.experiments_curves import Curve, curve_table, plot, rating_curves, temperature_curves
+from benchmarks.experiments_curves import Curve, Sweep, curve_table, plot, rating_curves, sweep_curves
 from benchmarks.experiments_runs import RESAMPLES, Finished
 from benchmarks.replication_page import table
 from pit_ray.evaluate.significance import wilson
@@ -17,24 +19,31 @@ from pit_ray.run_folder import environment, write_json, write_text
 
 
 def write_experiment(
-    name: str, title: str, runs: Sequence[tuple[int, str, Path]], folder: Path, temperatures: Sequence[float] = ()
+    name: str, title: str, runs: Sequence[tuple[int, str, Path]], folder: Path, sweep: Sweep | None = None
 ) -> Path:
-    """The page, its plots and the comparisons of the finished runs (seed, variant, folder), which were also evaluated
-    at some temperatures; returns the page's path."""
+    """The page, its plots and the comparisons of the finished runs (seed, variant, folder), or of what a sweep over
+    them found; returns the page's path."""
     finished = [Finished(*run) for run in runs]
-    rows = [
-        {"seed": run.seed, "variant": run.variant, "split": split} | comparison
-        for run in finished
-        for split, summary in run.summaries.items()
-        for comparison in summary["comparisons"]
-    ]
-    write_json(folder / f"{name}.json", rows)
+    write_json(folder / f"{name}.json", list(comparisons(finished, sweep)))
     path = folder / f"{name}.md"
-    curves = [*rating_curves(finished), *temperature_curves(finished, temperatures)]
+    curves = list(rating_curves(finished) if sweep is None else sweep_curves(finished, sweep))
     for curve in curves:
         write_text(folder / f"{name}_{curve.name}.svg", plot(curve))
     write_text(path, page(name, title, finished, curves, environment()["commit"]))
     return path
+
+
+def comparisons(runs: Sequence[Finished], sweep: Sweep | None) -> Iterator[dict[str, Any]]:
+    """In the form of summary.json, each with its seed, variant, and split or temperature."""
+    for run in runs:
+        own: dict[str, Any] = {"seed": run.seed, "variant": run.variant}
+        if sweep is None:
+            for split, summary in run.summaries.items():
+                yield from (own | {"split": split} | comparison for comparison in summary["comparisons"])
+            continue
+        for t in sweep.temperatures:
+            summary = json.loads((run.folder / sweep.folder(t) / "summary.json").read_text(encoding="utf-8"))
+            yield from (own | {"temperature": t} | comparison for comparison in summary["comparisons"])
 
 
 def page(name: str, title: str, runs: Sequence[Finished], curves: Sequence[Curve], commit: str | None) -> str:
