@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.cli import main
-from benchmarks.experiments_curves import plot, temperature_curves
+from benchmarks.experiments_curves import Sweep, plot, sweep_curves
+from benchmarks.experiments_page import comparisons
 from benchmarks.experiments_runs import Finished
 from pit_ray.evaluate.evaluation_folder import read_evaluation
 from pit_ray.run_folder import RunFolder
@@ -99,11 +100,20 @@ def test_a_sweep_with_fewer_revisions_is_what_the_experiments_plot(run: Path, mo
     points = json.loads((folder / "sweep.json").read_text())["points"]
     swept = {(p["system"], p["value"]): p["comparison"]["delta"] for p in points if p["comparison"]["judge"] == "gold"}
     assert {system for system, _ in swept} == {f"{i}_{rule}1" for i in ("pit", "self_refine") for rule in ("", "kept_")}
-    (curve,) = temperature_curves([Finished(1, "taught", run)], [0.3, 1.0])
+    found = [Finished(1, "taught", run)]
+    (curve,) = sweep_curves(found, Sweep(temperatures=(0.3, 1.0)))
     for system, line in (("pit_1", "PIT"), ("self_refine_1", "Self-Refine")):
         for value in (0.3, 1.0):
             assert curve.lines[line][value].delta == pytest.approx(swept[system, value])
     assert plot(curve).count("<svg") == 1
+
+    assert command(monkeypatch, "sweep", run, "temperature", "0.3", *improvers, "--iterations", "2") == 0
+    (longer,) = sweep_curves(found, Sweep(temperatures=(0.3,), iterations=2))
+    assert {len(line) for line in longer.lines.values()} == {2} and len(longer.lines) == 6
+    for line in ("PIT", "Self-Refine", "PIT against Self-Refine"):
+        assert longer.lines[line][1].delta == curve.lines[line][0.3].delta
+    told = list(comparisons(found, Sweep(temperatures=(0.3,), iterations=2)))
+    assert {row["temperature"] for row in told} == {0.3} and {row["iterations"] for row in told} >= {1, 2}
 
 
 def test_iterations_are_not_swept_and_fixed_at_once(
