@@ -29,7 +29,7 @@ def write_experiment(
     curves = list(rating_curves(finished) if sweep is None else sweep_curves(finished, sweep))
     for curve in curves:
         write_text(folder / f"{name}_{curve.name}.svg", plot(curve))
-    write_text(path, page(name, title, finished, curves, environment()["commit"]))
+    write_text(path, page(name, title, finished, curves, sweep, environment()["commit"]))
     return path
 
 
@@ -46,14 +46,18 @@ def comparisons(runs: Sequence[Finished], sweep: Sweep | None) -> Iterator[dict[
             yield from (own | {"temperature": t} | comparison for comparison in summary["comparisons"])
 
 
-def page(name: str, title: str, runs: Sequence[Finished], curves: Sequence[Curve], commit: str | None) -> str:
-    """The whole page as Markdown."""
+def page(
+    name: str, title: str, runs: Sequence[Finished], curves: Sequence[Curve], sweep: Sweep | None, commit: str | None
+) -> str:
+    """The whole page as Markdown; the systems of the runs themselves stand where there is no sweep over them."""
     parts = [f"# {title}", "", *provenance(name, runs, commit), ""]
     if found := claims_of(name, runs):
         parts += ["## Claims", "", *verdict(found), ""]
     for curve in curves:
         shown = f"![{curve.title}]({name}_{curve.name}.svg)"
         parts += [f"## {curve.title}", "", curve.about, "", *curve_table(curve), "", shown, ""]
+    if sweep is not None:
+        return "\n".join(parts)
     parts += ["## Systems", "", *systems(runs), ""]
     if made := counted(runs):
         parts += ["## What the stages made", "", *made, ""]
