@@ -113,6 +113,10 @@ def improve(
             help="Revise so often and keep the last. Default: up to evaluation.iterations, by the improver's own rule.",
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of feedback and revisions; low is good. Default: evaluation.temperature."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Where the answered lines go. Default with --file: NAME.improved.jsonl beside it."),
@@ -129,7 +133,7 @@ def improve(
     Examples:
       pit-ray improve runs/quickstart \\
         --prompt "tell ben about boat key coat desk lamp river table horse ; ask for the train"
-      pit-ray improve runs/mine --prompt "How do I boil an egg?" --draft "No idea." --iterations 2
+      pit-ray improve runs/mine --prompt "How do I boil an egg?" --draft "No idea." --iterations 2 --temperature 0.2
       pit-ray improve runs/mine --file prompts.jsonl --output improved.jsonl
     """
     if (prompt is None) == (file is None):
@@ -149,7 +153,7 @@ def improve(
     from pit_ray.improve import ImproveRequest
 
     requests = [ImproveRequest(prompt=row["prompt"], draft=row.get("draft")) for row in rows]
-    write_answers(rows, improve_requests(run, requests, iterations, improver), output, show=file is None)
+    write_answers(rows, improve_requests(run, requests, iterations, improver, temperature), output, show=file is None)
 
 
 @app.command()

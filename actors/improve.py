@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,11 +24,12 @@ BATCH = 1024
 
 
 def improve_requests(
-    run: str, requests: list[ImproveRequest], iterations: int | None, name: str | None
+    run: str, requests: list[ImproveRequest], iterations: int | None, name: str | None, temperature: float | None = None
 ) -> Iterator[ImproveResult]:
     """One result per request, in order, by the run's improver of that name (None: its method's own). With `iterations`
     that many revisions are made and the last is kept; without, up to `evaluation.iterations` are made and the
-    improver's own rule decides.
+    improver's own rule decides. Feedback and revisions are sampled at `temperature`, drafts at evaluation.temperature,
+    which is also the former's default.
 
     ConfigError when the run has no such improver; DataError when a prompt or draft is too long for its models.
     """
@@ -42,7 +44,7 @@ def improve_requests(
         for start in range(0, len(requests), BATCH):
             rows = np.arange(start, min(start + BATCH, len(requests)))
             batch = [requests[i] for i in rows], prompts.take(rows), [drafts[i] for i in rows]
-            yield from answer(context, engines, improver, drafter, *batch, iterations)
+            yield from answer(context, engines, improver, drafter, *batch, iterations, temperature)
 
 
 def chosen(context: RunContext, name: str | None) -> str:
@@ -66,6 +68,7 @@ def answer(
     prompts: Prompts,
     drafts: list[np.ndarray | None],
     iterations: int | None,
+    temperature: float | None,
 ) -> list[ImproveResult]:
     """The results of some requests, with their prompts and drafts as token ids (None: the model of the stage `drafter`
     writes one); the draws of each derive from its uid."""
@@ -78,6 +81,8 @@ def answer(
         for i, row in zip(missing, fitted_drafts(config, written).rows(), strict=True):
             drafts[i] = row
     fitted = Ragged.of(draft for draft in drafts if draft is not None)
+    if temperature is not None:
+        request = replace(request, temperature=temperature)
     rounds = improve(improver, prompts, fitted, iterations or config.evaluation.iterations, request)
     kept = improver.kept(rounds) if iterations is None else np.full(len(requests), iterations)
     results = []

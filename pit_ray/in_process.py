@@ -42,12 +42,14 @@ class TorchRollout:
         contexts = prompts.contexts().rows()
         reversed_batch = collate([row[::-1] for row in contexts], [row[:0] for row in contexts], torch.device("cpu"))
         ids, attention = reversed_batch.ids_BT.flip(1), reversed_batch.attention_BT.flip(1)
+        # At temperature 0 the likeliest token, as vLLM does, with its probability at temperature 1.
+        drawn = {"do_sample": True, "temperature": request.temperature, "top_k": 0, "top_p": 1.0}
+        how = drawn if request.temperature > 0 else {"do_sample": False}
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(derive_seed(request.seed, int(prompts.uid[0])))
             out = self.model.generate(
-                input_ids=ids, attention_mask=attention.long(), max_new_tokens=request.max_new_tokens, do_sample=True,
-                temperature=request.temperature, top_k=0, top_p=1.0, eos_token_id=self.eos, pad_token_id=self.eos,
-                return_dict_in_generate=True, output_scores=True,
+                input_ids=ids, attention_mask=attention.long(), max_new_tokens=request.max_new_tokens, **how,
+                eos_token_id=self.eos, pad_token_id=self.eos, return_dict_in_generate=True, output_scores=True,
             )  # fmt: skip
         new = out.sequences[:, ids.shape[1] :].numpy()
         chosen = torch.stack([torch.log_softmax(s.float(), -1) for s in out.scores], dim=1)

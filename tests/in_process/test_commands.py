@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.cli import main
+from actors.improve import improve_requests
 from benchmarks.experiments_curves import Sweep, plot, sweep_curves
 from benchmarks.experiments_page import comparisons
 from benchmarks.experiments_runs import Finished
 from pit_ray.evaluate.evaluation_folder import read_evaluation
+from pit_ray.improve import ImproveRequest
 from pit_ray.run_folder import RunFolder
 from tests.stub_endpoint import last_words, stub_endpoint
 
@@ -91,6 +93,14 @@ def test_a_sweep_over_temperatures_leaves_the_drafts_as_they_are(
     assert one.texts("pit_1") != other.texts("pit_1")
     written = json.loads((run / "evaluations" / "sweep-temperature-pit" / "sweep.json").read_text())
     assert written["values"] == [0.3, 1.0]
+
+
+def test_revisions_may_be_colder_than_their_draft(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [ImproveRequest(prompt=PROMPT)]
+    ((warm,), (cold,), (again,)) = (list(improve_requests(str(run), asked, 2, "pit", t)) for t in (None, 0.0, 0.0))
+    assert warm.drafts[0] == cold.drafts[0]
+    assert warm.drafts[1:] != cold.drafts[1:] == again.drafts[1:]
+    assert command(monkeypatch, "improve", run, "--prompt", PROMPT, "--temperature", "-1") == 2
 
 
 def test_a_sweep_with_fewer_revisions_is_what_the_experiments_plot(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

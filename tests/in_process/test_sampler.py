@@ -37,6 +37,18 @@ def test_sampled_logprobs_are_the_models_at_the_temperature(finished: RunFolder)
         np.testing.assert_allclose(rollouts.logprobs[i], expected.numpy(), atol=1e-4)
 
 
+def test_at_temperature_0_every_token_is_the_likeliest(finished: RunFolder) -> None:
+    rollouts = generated(finished, shard_size=5, temperature=0.0)
+    model = load_causal(finished.model("ppo_policy"), torch.float32)
+    for i in range(16):
+        context, response = rollouts.prompts.prompt[i], rollouts.response[i]
+        ids = torch.from_numpy(np.concatenate([context, response]).astype(np.int64))[None]
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(input_ids=ids).logits[0, len(context) - 1 : -1], -1)
+        assert logprobs.argmax(-1).tolist() == response.tolist()
+        np.testing.assert_allclose(rollouts.logprobs[i], logprobs.max(-1).values.numpy(), atol=1e-4)
+
+
 def test_a_response_ends_with_the_end_token_exactly_when_it_finished(finished: RunFolder) -> None:
     # Long and at a high temperature, so that an untrained model ends some responses and not others.
     rollouts = generated(finished, shard_size=16, temperature=5.0, longest=200)
