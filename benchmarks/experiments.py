@@ -16,15 +16,15 @@ from pathlib import Path
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+from benchmarks.command import run_command
 from benchmarks.experiments_curves import IMPROVERS, Sweep
 from benchmarks.experiments_page import write_experiment
-from benchmarks.training import Task, child, refuse_changes, run_child, side_by_side, train_all
+from benchmarks.training import Task, child, run_child, side_by_side, train_all
 from pit_ray.config import load_config
 from pit_ray.config.section import Section
-from pit_ray.errors import ConfigError, InfraError, PitRayError
+from pit_ray.errors import ConfigError
 from pit_ray.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[1]
 SHARED = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy", "ppo_improver")
 """What a variant is given of another's models."""
 
@@ -154,35 +154,27 @@ def sweep_all(runs: Sequence[Run], sweep: Sweep, jobs: int) -> None:
     side_by_side([Task(run.folder, None, partial(one, run)) for run in runs], jobs)
 
 
+def experiments(plan: Plan, names: Sequence[str], results: Path) -> None:
+    """Trains what is missing of some experiments, all when none is named, and writes their pages."""
+    if unknown := [name for name in names if name not in plan.experiments]:
+        raise ConfigError(f"no experiment '{unknown[0]}'; there are {', '.join(plan.experiments)}")
+    for name in names or plan.experiments:
+        runs, experiment = runs_of(plan, name), plan.experiments[name]
+        train_all(runs, child, plan.jobs)
+        if experiment.sweep:
+            sweep_all(runs, experiment.sweep, plan.jobs)
+        folders = [(run.seed, run.variant, run.folder) for run in runs]
+        print(f"written: {write_experiment(name, experiment.title, folders, results, experiment.sweep)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("names", nargs="*", help="experiments of the plan; all when none is named")
-    parser.add_argument("--plan", type=Path, default=ROOT / "benchmarks" / "experiments.yaml")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of what is written")
-    parser.add_argument("--allow-dirty", action="store_true", help="run with changes that are in no commit")
-    options = parser.parse_args(arguments)
-    try:
-        if not options.allow_dirty:
-            refuse_changes(ROOT)
-        plan = Plan.read(options.plan)
-        if unknown := [name for name in options.names if name not in plan.experiments]:
-            raise ConfigError(f"no experiment '{unknown[0]}'; there are {', '.join(plan.experiments)}")
-        for name in options.names or plan.experiments:
-            runs = runs_of(plan, name)
-            experiment = plan.experiments[name]
-            train_all(runs, child, plan.jobs)
-            if experiment.sweep:
-                sweep_all(runs, experiment.sweep, plan.jobs)
-            folders = [(run.seed, run.variant, run.folder) for run in runs]
-            written = write_experiment(name, experiment.title, folders, options.results, experiment.sweep)
-            print(f"written: {written}")
-    except PitRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, InfraError) else 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 0
+
+    def work(options: argparse.Namespace) -> None:
+        experiments(Plan.read(options.plan), options.names, options.results)
+
+    return run_command(parser, "experiments.yaml", work, arguments)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmarks.command import run_command
 from benchmarks.replication_page import write_results
 from benchmarks.replication_runs import Finished, read_runs
-from benchmarks.training import child, refuse_changes, train_all
+from benchmarks.training import child, train_all
 from pit_ray.config import Config, load_config
-from pit_ray.errors import ConfigError, InfraError, PitRayError
+from pit_ray.errors import ConfigError
 from pit_ray.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[1]
 READY = ("sft_policy", "sft_improver", "reward", "gap_reward", "ppo_policy")
 """What a variant takes over from the full run."""
 
@@ -127,22 +127,12 @@ def replicate(plan: Plan, results: Path, train: Callable[[Run], None]) -> list[F
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replicate", description=__doc__)
-    parser.add_argument("--plan", type=Path, default=ROOT / "benchmarks" / "replication.yaml")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of what is written")
-    parser.add_argument("--allow-dirty", action="store_true", help="run with changes that are in no commit")
-    options = parser.parse_args(arguments)
-    try:
-        if not options.allow_dirty:
-            refuse_changes(ROOT)
+
+    def work(options: argparse.Namespace) -> None:
         replicate(Plan.read(options.plan), options.results, child)
-    except PitRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, InfraError) else 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    print(f"written: {options.results / 'replication.md'}")
-    return 0
+        print(f"written: {options.results / 'replication.md'}")
+
+    return run_command(parser, "replication.yaml", work, arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from threading import Event
 import pytest
 import torch
 
-from benchmarks.experiments import ROOT, Plan, run_of, runs_of
+from benchmarks.command import ROOT
+from benchmarks.experiments import Plan, run_of, runs_of
 from benchmarks.experiments_page import write_experiment
 from benchmarks.training import train_all
 from pit_ray import driver

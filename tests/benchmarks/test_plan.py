@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.replicate import ROOT, Plan, Run, changes, main, refuse_changes, runs_of
+from benchmarks.command import ROOT
+from benchmarks.replicate import Plan, Run, changes, main, runs_of
+from benchmarks.training import refuse_changes
 from pit_ray.config import load_config
 from pit_ray.errors import ConfigError
 
