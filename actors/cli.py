@@ -114,8 +114,7 @@ def improve(
         ),
     ] = None,
     temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="Of feedback and revisions; low is good. Default: evaluation.temperature."),
+        float | None, typer.Option(min=0, help="Of feedback and revisions. Default: evaluation.temperature.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -147,7 +146,7 @@ def improve(
         output = output or file.with_name(f"{file.stem}.improved.jsonl")
         rows = read_rows(file)
     else:
-        rows = [{"prompt": prompt} if draft is None else {"prompt": prompt, "draft": draft}]
+        rows = [{"prompt": prompt} | ({} if draft is None else {"draft": draft})]
         check_row(rows[0], "--prompt")
     from actors.improve import improve_requests
     from pit_ray.improve import ImproveRequest
