@@ -162,6 +162,8 @@ def _line(of: Swept, value: float, system: str, info: SystemInfo) -> str | None:
         return system.replace("_", " ") if of == "temperature" and info.improver == BEST_OF else None
     if of == "iterations":
         return (f"{name}, stopping rule" if rule else name) if info.iteration == value else None
+    if info.improver == BEST_OF:  # its own rule is to keep the best, whatever is asked
+        return None if rule else f"best of {info.iteration + 1}"
     return f"{name}, {'up to ' if rule else ''}{info.iteration} revision{'s' if info.iteration > 1 else ''}"
 
 

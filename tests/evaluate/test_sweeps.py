@@ -55,6 +55,18 @@ def test_worked_by_hand(temperatures):
     assert low < 20 < high
 
 
+def test_the_best_of_so_many_answers_is_no_revision(tmp_path):
+    counts = {"best_of_n_1": 24, "best_of_n_kept_1": 24, "best_of_n_2": 30}
+    systems = {
+        name: info("best_of_n") | {"iteration": int(name[-1]), "stopping_rule": "kept" in name} for name in counts
+    }
+    systems |= {"policy": answered()}
+    found = sweep("temperature", [(0.5, at(tmp_path / "run" / "evaluation", counts, systems=systems))])
+    assert {line: point[0.5].system for line, point in found.lines("gold").items()} == {
+        "best of 2": "best_of_n_1", "best of 3": "best_of_n_2",
+    }  # fmt: skip
+
+
 def test_iterations_take_as_many_revisions_as_the_value_says(tmp_path):
     counts = {"improver_1": 24, "improver_2": 30, "improver_stopped_1": 25, "improver_stopped": 33, "best_of_2": 25}
     systems = {name: info(name) for name in ("policy", *counts)}
