@@ -172,7 +172,7 @@ def test_micro_batches_change_nothing(folders: dict[str, Path], batch: Batch) ->
     check_equal(train(TorchLearner(), spec(folders, 10**6), batch), train(TorchLearner(), spec(folders, 300), batch))
 
 
-@pytest.mark.parametrize(("zero", "ranks"), [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("zero", "ranks"), [(0, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
 def test_zero_and_ranks_change_nothing(
     local_ray: None,
     config: Config,
