@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 SHOWN = (
-    ("objective/gap", "gap", "{:+6.2f}"),
-    ("objective/score", "score", "{:+6.2f}"),
+    ("objective/gap", "gap", "{:+z6.2f}"),
+    ("objective/score", "score", "{:+z6.2f}"),
     ("loss/sft", "loss", "{:7.4f}"),
     ("loss/reward", "loss", "{:7.4f}"),
     ("val/accuracy", "accuracy", "{:5.3f}"),

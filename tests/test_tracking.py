@@ -133,6 +133,14 @@ def test_untrusted_text_cannot_drive_the_terminal(tmp_path):
     assert "\x1b" not in out.getvalue() and "\r" not in out.getvalue()
 
 
+def test_a_gap_of_next_to_nothing_has_no_sign_of_a_loss(tmp_path):
+    track, out = tracker(tmp_path)
+    with track:
+        track.begin("ppo_improver", 30)
+        track.log("ppo_improver", "annotated", 0, Metrics.of(8, objective__gap=-0.001))
+    assert "gap  +0.00" in out.getvalue()
+
+
 @given(st.text(st.characters()))
 def test_visible_leaves_nothing_invisible_but_line_and_tab(text):
     shown = visible(text)
