@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.experiments_runs import RESAMPLES, Finished, mean_over_seeds, pooled
+from benchmarks.experiments_runs import RESAMPLES, Finished, between, mean_over_seeds, pooled
 from pit_ray.data.randomness import derive_seed
 from pit_ray.data.worlds import find_world
 from pit_ray.errors import DataError
@@ -80,10 +80,10 @@ def self_evolution(runs: dict[str, list[Finished]]) -> list[Claim]:
     rounds = sum(name.startswith("round_") for name in runs["filtered"][0].counts)
     last = f"sft_round_{rounds}"
     for split in runs["filtered"][0].splits:
-        for theirs, text in (("sft_meta", "the meta-skill model"), ("sft_qa", "SFT on the same labels")):
+        for theirs in ("sft_meta", "sft_qa", "sft_qa_long"):
             effect = pooled(runs["filtered"], split, last, theirs, "verifier")
-            found.append(Claim(f"{split}: round {rounds}, direct answers, against {text}: points", shown(effect), "> 0",
-                               effect.low > 0))  # fmt: skip
+            text = f"{split}: round {rounds}, direct answers, against {theirs}: points"
+            found.append(Claim(text, shown(effect), "> 0", effect.low > 0))
         effect = pooled(runs["filtered"], split, f"{last}_refined_1", last, "verifier")
         found.append(Claim(f"{split}: and with self-refinement: points", shown(effect), "> 0", effect.low > 0))
     for variant in runs:
@@ -94,6 +94,10 @@ def self_evolution(runs: dict[str, list[Finished]]) -> list[Claim]:
                 for c in counted
             )
             found.append(Claim(f"`{variant}`, round {number}: labels, by seed", text, "–", None))
+        if variant != "filtered":
+            effect = between(runs["filtered"], runs[variant], last, "verifier")
+            text = f"`filtered` against `{variant}`, round {rounds}, direct answers: points"
+            found.append(Claim(text, shown(effect), "–", None))
         accuracy = mean_over_seeds(runs[variant], "held_out", last, "verifier")
         found.append(Claim(f"`{variant}`: accuracy of round {rounds}, direct", f"{100 * accuracy:.1f} %", "–", None))
     return found

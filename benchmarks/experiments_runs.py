@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pit_ray.data.randomness import derive_seed
+from pit_ray.errors import DataError
 from pit_ray.evaluate.comparisons import outcomes
 from pit_ray.evaluate.evaluation_folder import EvaluationFolder, read_evaluation
 from pit_ray.evaluate.pooling import Effect, pooled_difference
@@ -66,6 +67,17 @@ def pooled(runs: Sequence[Finished], split: str, ours: str, theirs: str, judge: 
     found = [outcomes(r.scores(split, ours, judge), r.scores(split, theirs, judge)) for r in runs]
     nothing = [np.zeros_like(outcome) for outcome in found]
     return pooled_difference(found, nothing, RESAMPLES, derive_seed(0, split, ours, theirs, judge))
+
+
+def between(ours: Sequence[Finished], theirs: Sequence[Finished], system: str, judge: str) -> Effect:
+    """Δ of one system of two variants on the same held-out prompts, likewise. DataError where they are others."""
+    found = []
+    for one, other in zip(ours, theirs, strict=True):
+        if one.splits["held_out"].prompts != other.splits["held_out"].prompts:
+            raise DataError(f"{other.folder} was evaluated on other prompts than {one.folder}")
+        found.append(outcomes(one.scores("held_out", system, judge), other.scores("held_out", system, judge)))
+    nothing = [np.zeros_like(outcome) for outcome in found]
+    return pooled_difference(found, nothing, RESAMPLES, derive_seed(0, system, theirs[0].variant, judge))
 
 
 def mean_over_seeds(runs: Sequence[Finished], split: str, system: str, judge: str) -> float:

@@ -39,8 +39,11 @@ class SelfEvolution(Section):
     behind `self_evolution.endpoint`."""
     endpoint: Endpoint | None = None
     """The model behind it annotates where `annotator` is endpoint."""
-    meta_rows: PositiveInt = 2000
-    """Questions of the split `sft` that the corpus is made from."""
+    labels: int | None = Field(None, ge=2)
+    """Labelled questions, of the split `sft`, that are learned from. null: all."""
+    meta_share: float = Field(0.5, gt=0, lt=1)
+    """Share of the labelled questions that the corpus is made from; the labels of the others are learned first, so that
+    their model's answers to these have the faults that it will make."""
     direct_weight: NonNegativeFloat = 1.0
     """β: weight of answering with the refinement at once, beside feedback and refinement."""
     rounds: PositiveInt = 3
@@ -61,7 +64,7 @@ class SelfEvolution(Section):
     temperature: PositiveFloat = 1.0
     """Of answers, feedback and refinements in a round."""
     qa: Supervised = Supervised()
-    """SFT on the labels alone, the baseline; the corpus is made from answers by this model."""
+    """SFT on labels; the corpus is made from answers by this model."""
     meta: Supervised = Supervised()
     """SFT on the corpus; and on what a round has kept, together with it."""
 
@@ -72,7 +75,9 @@ class TriPosT(Section):
     iterations: PositiveInt = 3
     """Rounds of editing and training."""
     questions: PositiveInt = 2000
-    """Attempts that an iteration edits, each at another training question."""
+    """Training questions of an iteration."""
+    attempts: PositiveInt = 1
+    """At each of them, every one edited."""
     temperature: PositiveFloat = 1.0
     """Of attempts, feedback and updates."""
     updates: PositiveInt = 5

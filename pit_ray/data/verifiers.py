@@ -16,6 +16,8 @@ class Fault:
     """The wrong words, as they stand in the response; empty where something is missing."""
     reason: str
     """Why they are wrong, in words."""
+    instead: str = ""
+    """What would be right there; empty where the verifier does not say."""
 
 
 @dataclass(frozen=True)
@@ -43,5 +45,6 @@ class Verifier(Protocol):
     def feedback(self, response: str, review: Review) -> str:
         """A review in words, as feedback to whoever wrote the response."""
 
-    def read_feedback(self, text: str) -> Review | None:
-        """The review that a feedback states; None where it states none. Reads back what `feedback` writes."""
+    def read_feedback(self, text: str, response: str) -> Review | None:
+        """The review that a feedback on a response states; None where it states none. Reads back what `feedback`
+        writes."""

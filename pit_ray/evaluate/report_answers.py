@@ -131,7 +131,9 @@ ANNOTATED = {
 }
 KINDS = {
     "labels": Kind("Labelled questions", "", {"labels": "questions with their labels"}),
+    "all_labels": Kind("Labels of all questions that anything was learned of", "", {"labels": "questions"}),
     "rationales": Kind("Gold rationales", "", {"labels": "questions with a right answer, step by step"}),
+    "all_rationales": Kind("Gold rationales of all training questions", "", {"labels": "questions"}),
     "teach": Kind("Feedback to learn from, by the world's verifier", "", ANNOTATED),
     "meta": Kind("Meta-skill corpus: the model's answers with feedback and refinements", "", ANNOTATED),
     "round": Kind(

@@ -29,15 +29,15 @@ class Reading(NamedTuple):
     """Whether nothing is to be improved any more."""
 
 
-Reader = Callable[[str], Reading | None]
-"""What a feedback says; None where it cannot be read."""
+Reader = Callable[[str, str], Reading | None]
+"""What a feedback says of a response; None where it cannot be read."""
 
 
 def reader_of(verifier: Verifier) -> Reader:
     """Reads feedback in a verifier's words: a response is the better the fewer faults it lists."""
 
-    def read(text: str) -> Reading | None:
-        review = verifier.read_feedback(text)
+    def read(text: str, response: str) -> Reading | None:
+        review = verifier.read_feedback(text, response)
         return None if review is None else Reading(-float(len(review.faults)), review.correct)
 
     return read
@@ -46,7 +46,7 @@ def reader_of(verifier: Verifier) -> Reader:
 def free_reader(threshold: float, enough: str) -> Reader:
     """Reads any feedback: its last "Score: N", and whether N reaches `threshold` or the words `enough` stand in it."""
 
-    def read(text: str) -> Reading:
+    def read(text: str, response: str) -> Reading:
         found = SCORE.findall(text)
         score = float(found[-1]) if found else np.nan
         return Reading(score, bool(score >= threshold) or enough.lower() in text.lower())
@@ -135,7 +135,8 @@ class FeedbackImprover:
         feedback = [np.zeros(0, np.int32)] * n if last is None or last.feedback is None else last.feedback.rows()
         score, stopped, unread = found.score.copy(), ~wanted, np.zeros(n, bool)
         for i, words, done in zip(rows, said.responses.rows(), said.finished, strict=True):
-            reading = self.manner.read(self.text(words)) if done else None  # cut off, it does not say what it means to
+            # Cut off, it does not say what it means to.
+            reading = self.manner.read(self.text(words), self.text(found.responses[int(i)])) if done else None
             again = last is not None and np.array_equal(words, feedback[i])
             feedback[i] = words
             unread[i] = reading is None

@@ -1,7 +1,8 @@
 """Makes a tiny base model that ships here, from a seed: python -m pit_ray.learn.pretrain notes
 
 It knows the language, and how to look up what stands before it, as any pretrained model does, but not what people
-prefer, nor how a task is solved. What it is trained on: documents.py.
+prefer, nor how a task is solved. What it is trained on: documents.py and
+task_documents.py.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from transformers import PreTrainedModel
 
 from pit_ray.learn.batches import collate, micro_batches
-from pit_ray.learn.documents import Document, documents_of
+from pit_ray.learn.documents import Document, Documents, WorldDocuments
 from pit_ray.learn.modules import Policy
+from pit_ray.learn.task_documents import TaskDocuments
 from pit_ray.models.load import new_llama
 
 WARMUP, DECAY = 50, 0.4
@@ -26,6 +28,11 @@ BATCH = 64
 MICRO_BATCH_TOKENS = 4096
 MATRIX_LR, OTHER_LR = 0.02, 3e-3
 """Of Muon, for the matrices inside the layers, and of AdamW, for embeddings and norms."""
+
+
+def documents_of(name: str) -> Documents:
+    """The pretraining text of the base `name`: a world's, or `tasks`."""
+    return TaskDocuments() if name == "tasks" else WorldDocuments(name)
 
 
 def optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:

@@ -8,19 +8,19 @@ from functools import partial
 from pit_ray.config import Config
 from pit_ray.config.training import Supervised
 from pit_ray.methods.stage import DATA, Stage, learns, makes
+from pit_ray.records import Questions
 from pit_ray.stages import contest
 from pit_ray.stages.contest import Contestant
 from pit_ray.stages.context import RunContext
 from pit_ray.stages.editing import correct_samples, edit_trajectories
-from pit_ray.stages.self_training import label_examples
-from pit_ray.tracking import read_metrics
+from pit_ray.stages.self_training import as_many_steps, label_examples
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     section = config.tripost
     found = [
         DATA,
-        makes("rationales", lambda c: label_examples(c, "rationales", ("sft", "rl")), "gold rationales"),
+        makes("rationales", lambda c: label_examples(c, "rationales", c.questions("sft")), "gold rationales"),
         learns("sft_rationale", "rationales", None, lambda c: c.config.tripost.rationale),
     ]
     if section.lmsi_samples:
@@ -40,18 +40,23 @@ def stages(config: Config) -> tuple[Stage, ...]:
         ]
         before = f"sft_tripost_{number}"
     found += [
-        learns("sft_rationale_long", "rationales", "sft_rationale", as_long),
+        makes("all_rationales", lambda c: label_examples(c, "all_rationales", both(c)), "those of all questions"),
+        learns("sft_rationale_long", "all_rationales", "sft_rationale", as_long),
         Stage(("evaluate",), lambda c: contest.run(c, contestants(c))),
     ]
     return tuple(found)
 
 
+def both(context: RunContext) -> Questions:
+    """Those whose rationales are learned first, and those that are attempted."""
+    return Questions.concatenate([context.questions("sft"), context.questions("rl")])
+
+
 def as_long(context: RunContext) -> Supervised:
-    """As many steps on gold rationales as all iterations took together."""
-    section, records = context.config.tripost, read_metrics(context.folder.path)
-    steps = sum(str(record["stage"]).startswith("sft_tripost_") for record in records)
-    rows = len(context.questions("sft")) + len(context.questions("rl"))
-    return section.sft.model_copy(update={"epochs": steps * section.sft.batch_size / rows})
+    """As many steps on the gold rationales of all questions as all iterations took together."""
+    section = context.config.tripost
+    iterations = [f"sft_tripost_{number}" for number in range(1, section.iterations + 1)]
+    return as_many_steps(context, section.sft, iterations, len(both(context)))
 
 
 def contestants(context: RunContext) -> list[Contestant]:

@@ -246,7 +246,7 @@ def feedback_quality(
         readable, verdict, place = [], [], []
         said = zip(split.asked, split.texts(rounds[0].responses), split.texts(rounds[0].feedback), strict=True)
         for asked, response, feedback in said:
-            own, truth = verifier.read_feedback(feedback), verifier.review(asked, response)
+            own, truth = verifier.read_feedback(feedback, response), verifier.review(asked, response)
             readable.append(own is not None)
             verdict.append(own is not None and own.correct == truth.correct)
             same = own is not None and [f.segment for f in own.faults[:1]] == [f.segment for f in truth.faults[:1]]

@@ -59,7 +59,7 @@ def edit(verifier: Verifier, prompt: str, attempts: Sequence[str], feedback: Seq
     while not review.correct:
         if len(turns) == updates:
             return Edited((), "never correct")
-        if own is not None and own + 1 < len(attempts) and agrees(verifier, feedback[own], review):
+        if own is not None and own + 1 < len(attempts) and agrees(verifier, feedback[own], attempt, review):
             update = attempts[own + 1]
             own += 1
         else:
@@ -76,9 +76,10 @@ def edit(verifier: Verifier, prompt: str, attempts: Sequence[str], feedback: Seq
     return Edited((*turns, EditedTurn(attempt, said, None)), "edited" if edited else "own")
 
 
-def agrees(verifier: Verifier, said: str, review: Review) -> bool:
-    """Whether a feedback finds the verifier's earliest fault, or none as it does: the step and the segment."""
-    own = verifier.read_feedback(said)
+def agrees(verifier: Verifier, said: str, attempt: str, review: Review) -> bool:
+    """Whether a feedback on an attempt finds the verifier's earliest fault, or none as it does: the step and the
+    segment."""
+    own = verifier.read_feedback(said, attempt)
     if own is None:
         return False
     return [(f.step, f.segment) for f in own.faults[:1]] == [(f.step, f.segment) for f in review.faults[:1]]
@@ -101,16 +102,18 @@ def edit_trajectories(context: RunContext, number: int, model: str) -> None:
     verifier = task_verifier(context)
     questions = training_questions(context)
     rows = draw_order(len(questions), (number - 1) * section.questions, section.questions, context.config.seed, "edit")
-    questions = questions.take(rows)
-    engines, prompts = RunEngines(context), prompts_of(questions, np.arange(len(questions)))
-    request = context.request(stage, temperature=section.temperature)
-    attempts = without_end(engines.sampler(context.model(model)).generate(prompts, request).result())
+    questions, engines, found = questions.take(rows), RunEngines(context), list[Edited]()
+    prompts = prompts_of(questions, np.arange(len(questions)))
     improver = feedback_improver(context, engines, "tripost", model)
-    rounds = improve(improver, prompts, attempts, section.updates, request)
-    found = [
-        edit(verifier, x, *trajectory(context, rounds, i), section.updates)
-        for i, x in enumerate(context.renderer.text(row) for row in questions.prompt.rows())
-    ]
+    for k in range(section.attempts):
+        request = context.request(stage, k, temperature=section.temperature)
+        attempts = without_end(engines.sampler(context.model(model)).generate(prompts, request).result())
+        rounds = improve(improver, prompts, attempts, section.updates, request)
+        found += [
+            edit(verifier, context.renderer.text(x), *trajectory(context, rounds, i), section.updates)
+            for i, x in enumerate(questions.prompt.rows())
+        ]
+    questions = Questions.concatenate([questions] * section.attempts)
     refuse_contradictions(context, questions, found)
     fates = Counter(each.fate for each in found)
     made = turns_of(context, questions, found)
@@ -135,8 +138,8 @@ def task_verifier(context: RunContext) -> Verifier:
 
 
 def training_questions(context: RunContext) -> Questions:
-    """All that may be trained on."""
-    return Questions.concatenate([context.questions("sft"), context.questions("rl")])
+    """Those that the first model was not tuned on: it knows the others by heart, and makes few mistakes there."""
+    return context.questions("rl")
 
 
 def trajectory(context: RunContext, rounds: Sequence[Round], row: int) -> tuple[list[str], list[str]]:

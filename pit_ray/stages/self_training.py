@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from pit_ray.config.training import Supervised
 from pit_ray.data.parquet import read_examples, write_examples
 from pit_ray.data.randomness import derive_seed, generator
 from pit_ray.data.splits import draw_order
@@ -19,6 +22,7 @@ from pit_ray.stages.context import RunContext
 from pit_ray.stages.examples import EXAMPLES, ExampleRows
 from pit_ray.stages.improvers import feedback_improver
 from pit_ray.stages.judged import RunEngines, prompts_of
+from pit_ray.tracking import read_metrics
 
 TRIES = 4
 """Questions are made up at most so many times as often as they are wanted."""
@@ -36,21 +40,39 @@ def teach(context: RunContext) -> None:
     finish(context, "teach", rows, counts)
 
 
-def label_examples(context: RunContext, stage: str, splits: tuple[str, ...]) -> None:
-    """Examples of answering with the labels of some splits."""
+def label_examples(context: RunContext, stage: str, questions: Questions) -> None:
+    """Examples of answering questions with their labels."""
     rows = ExampleRows(context)
-    for split in splits:
-        questions = context.questions(split)
-        for uid, x, y in zip(questions.uid, questions.prompt.rows(), questions.answer.rows(), strict=True):
-            rows.answer(uid, x, y)
+    for uid, x, y in zip(questions.uid, questions.prompt.rows(), questions.answer.rows(), strict=True):
+        rows.answer(uid, x, y)
     finish(context, stage, rows, {"labels": len(rows)})
 
 
-def meta_corpus(context: RunContext, answering: str) -> None:
-    """Stage `meta`: (question, answer by the model of stage `answering`, feedback, refinement)."""
-    section = context.config.self_evolution
+def as_many_steps(context: RunContext, section: Supervised, stages: Sequence[str], rows: int) -> Supervised:
+    """An SFT section for so many examples, with as many optimizer steps as some stages took together."""
+    steps = sum(record["stage"] in stages for record in read_metrics(context.folder.path))
+    return section.model_copy(update={"epochs": steps * section.batch_size / rows})
+
+
+def labelled(context: RunContext) -> Questions:
+    """All labelled questions that SELF learns from. DataError with fewer than two: it parts them."""
     questions = context.questions("sft")
-    questions = questions.take(np.arange(min(section.meta_rows, len(questions))))
+    if len(questions) < 2:
+        raise DataError(f"{context.config.data.source}: SELF needs two labelled questions at least; raise data.pairs")
+    return questions.take(np.arange(min(context.config.self_evolution.labels or len(questions), len(questions))))
+
+
+def parted(context: RunContext) -> tuple[Questions, Questions]:
+    """The same: those whose labels are learned first, and those of the corpus."""
+    questions = labelled(context)
+    cut = min(max(round(len(questions) * context.config.self_evolution.meta_share), 1), len(questions) - 1)
+    return questions.take(np.arange(cut, len(questions))), questions.take(np.arange(cut))
+
+
+def meta_corpus(context: RunContext, answering: str) -> None:
+    """Stage `meta`: (question, answer by the model of stage `answering`, feedback, refinement). That model has not seen
+    these questions' labels: its faults are those that it will make."""
+    section, (_, questions) = context.config.self_evolution, parted(context)
     request = context.request("meta", temperature=section.temperature)
     pool = RunEngines(context).sampler(context.model(answering))
     responses = without_end(pool.generate(prompts_of(questions, np.arange(len(questions))), request).result())
@@ -177,17 +199,22 @@ def _prompts(context: RunContext, split: str) -> list[np.ndarray]:
 def label_accuracy(
     context: RunContext, questions: Questions, before: Ragged, after: Ragged, kept: np.ndarray, made_up: bool
 ) -> dict[str, float]:
-    """For the record alone: the share of right answers before and after refining, and of those that were kept. Empty
-    where no label is known."""
-    if find_questions(context.config.data.source) is None or made_up:
+    """For the record alone: the share of right answers before and after refining, and of those that were kept. Right is
+    what does not contradict the label, or where none is known what the verifier finds no fault with. Empty where
+    there is neither."""
+    labelled, text = find_questions(context.config.data.source) is not None and not made_up, context.renderer.text
+    verifier = context.verifier
+    if not labelled and verifier is None:
         return {}
-    text = context.renderer.text
-    labels = [text(row) for row in questions.answer.rows()]
+
+    def is_right(question: np.ndarray, label: np.ndarray, response: np.ndarray) -> bool:
+        if labelled or verifier is None:
+            return contradicts(context, text(response), text(label)) is None
+        return verifier.review(plain_question(context, question), text(response)).correct
 
     def right(responses: Ragged) -> np.ndarray:
-        return np.array(
-            [contradicts(context, text(y), label) is None for y, label in zip(responses.rows(), labels, strict=True)]
-        )
+        rows = zip(questions.prompt.rows(), questions.answer.rows(), responses.rows(), strict=True)
+        return np.array([is_right(*row) for row in rows])
 
     refined = right(after)
     return {

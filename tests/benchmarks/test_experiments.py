@@ -14,10 +14,11 @@ import torch
 from benchmarks.command import ROOT
 from benchmarks.experiments import Plan, run_of, runs_of
 from benchmarks.experiments_page import write_experiment
+from benchmarks.experiments_runs import Finished, between
 from benchmarks.training import train_all
 from pit_ray import driver
 from pit_ray.config import load_config
-from pit_ray.errors import ConfigError, InfraError
+from pit_ray.errors import ConfigError, DataError, InfraError
 from pit_ray.methods import check_method
 from tests.in_process.scripted import scripted, task_config
 
@@ -124,3 +125,22 @@ def test_a_page_is_made_of_finished_runs(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "results" / "tripost.json").read_text())
     assert {(row["seed"], row["split"]) for row in rows} == {(s, p) for s in (1, 2) for p in ("held_out", "unseen")}
     assert {"name", "judge", "n", "win", "lose", "delta", "ci95"} <= rows[0].keys()
+
+
+def test_the_filter_of_self_is_measured_on_and_off(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    places = []
+    for variant, changes in (("filtered", {}), ("unfiltered", {"filter": False})):
+        section = task_config("unused", "self_evolution").self_evolution.model_copy(update=changes)
+        config = task_config(tmp_path / variant, "self_evolution", self_evolution=section)
+        driver.train(config, scripted(config))
+        places.append((1, variant, tmp_path / variant))
+    page = write_experiment("self_evolution", "SELF", places, tmp_path / "results").read_text(encoding="utf-8")
+    for against in ("sft_meta", "sft_qa", "sft_qa_long"):
+        assert f"| unseen: round 2, direct answers, against {against}: points |" in page
+    assert "| `filtered` against `unfiltered`, round 2, direct answers: points |" in page
+    other = task_config(tmp_path / "other", "self_evolution", seed=2)
+    driver.train(other, scripted(other))
+    runs = [[Finished(1, name, tmp_path / name)] for name in ("filtered", "other")]
+    with pytest.raises(DataError, match="other prompts"):
+        between(*runs, "sft_qa", "verifier")

@@ -131,7 +131,7 @@ def test_a_revision_that_changes_nothing_ends_the_row(renderer: Renderer) -> Non
     ],
 )
 def test_feedback_in_free_words(text: str, score: float, stop: bool) -> None:
-    found = free_reader(9, "nothing to improve")(text)
+    found = free_reader(9, "nothing to improve")(text, "")
     assert found is not None
     assert found.stop == stop
     assert found.score == score or (math.isnan(score) and math.isnan(found.score))

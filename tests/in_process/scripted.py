@@ -32,10 +32,12 @@ def task_config(run: Path | str, method: str, **changes: Any):
         "data": {"source": "task:word_sorting", "pairs": 60, "held_out": 10, "validation": 4},
         "sampling": {"max_new_tokens": 256},
         "self_evolution": {
-            "meta_rows": 20, "rounds": 2, "questions": 12, "question_instruction": QUESTION, "qa": FAST, "meta": FAST,
+            "meta_share": 0.5, "rounds": 2, "questions": 12, "question_instruction": QUESTION, "qa": FAST, "meta": FAST,
             "votes": 3,
         },
-        "tripost": {"iterations": 2, "questions": 24, "rationale": FAST, "sft": FAST, "lmsi_samples": 2},
+        "tripost": {
+            "iterations": 2, "questions": 12, "attempts": 2, "rationale": FAST, "sft": FAST, "lmsi_samples": 2,
+        },
         "evaluation": {"iterations": 2, "bootstrap": 50, "examples": 2, "temperature": 0.0},
     }  # fmt: skip
     model = {

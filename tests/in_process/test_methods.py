@@ -20,6 +20,7 @@ from pit_ray.evaluate.report import write_report
 from pit_ray.methods import stages_of
 from pit_ray.methods.stage import names_of
 from pit_ray.run_folder import RunFolder
+from pit_ray.tracking import read_metrics
 from tests.evaluate.test_report import Page
 from tests.in_process.scripted import FAST, SORTING, Scripted, scripted, task_config
 from tests.stub_endpoint import stub_endpoint
@@ -75,8 +76,25 @@ def test_the_meta_skill_corpus_teaches_right_feedback_and_refinements(self_run: 
         else:
             assert SORTING.review(question(row), said(row)).correct
     found = counts(self_run, "meta")
-    assert found["right"] + found["mended"] == 20
+    assert found["right"] + found["mended"] == len({question(row) for row in rows}) == 15
     assert found["rejected"] == 0
+
+
+def test_the_corpus_is_on_questions_whose_labels_were_not_learned(self_run: RunFolder) -> None:
+    asked = {stage: {question(row) for row in examples(self_run, stage)} for stage in ("labels", "meta", "all_labels")}
+    assert not asked["labels"] & asked["meta"]
+    assert asked["all_labels"] >= asked["labels"] | asked["meta"]
+
+
+@pytest.mark.parametrize(
+    ("long", "stages"),
+    [("sft_qa_long", {"sft_round_2"}), ("sft_rationale_long", {"sft_tripost_1", "sft_tripost_2"})],
+)
+def test_a_baseline_on_all_labels_takes_as_many_steps(
+    self_run: RunFolder, tripost_run: RunFolder, long: str, stages: set[str]
+) -> None:
+    taken = Counter(record["stage"] for record in read_metrics((self_run if "qa" in long else tripost_run).path))
+    assert taken[long] == sum(taken[stage] for stage in stages) > 0
 
 
 def test_a_round_keeps_what_the_model_itself_finds_right(self_run: RunFolder) -> None:
@@ -112,7 +130,8 @@ def test_later_rounds_may_be_on_questions_that_the_model_makes_up(tmp_path: Path
     assert rows
     answers = pq.read_table(folder.path / "evaluation" / "answers.parquet").to_pylist()
     assert not {row["prompt"].partition("Assistant:")[0] for row in answers} & {question(row) for row in rows}
-    assert "right_kept" not in counts(folder, "round_2")  # nobody knows the label
+    found = counts(folder, "round_2")
+    assert found["right_kept"] >= found["right_before"] > 0  # by the verifier: nobody knows the labels
     assert list(counts(folder, "mix_2")) == ["meta", "round_2"]
 
 
@@ -121,6 +140,8 @@ def test_trajectories_become_balanced_turns(tripost_run: RunFolder) -> None:
         found, rows = counts(tripost_run, stage), examples(tripost_run, stage)
         assert found["trajectories"] == 24 == sum(found[r] for r in ("edited", "own", "unparsable", "no progress"))
         assert found["improving"] > 0
+        tried = Counter(question(row) for row in rows if row["kind"] == "feedback")
+        assert max(tried.values()) > 1, "two attempts at a question are two turns at least"
         by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("answer", "feedback", "refinement")}
         assert all(row["weight"] == 1.5 for kind in ("feedback", "refinement") for row in by_kind[kind])
         assert all(row["weight"] == 1.0 for row in by_kind["answer"])
@@ -175,7 +196,7 @@ def test_the_report_tells_what_happened(self_run: RunFolder, tripost_run: RunFol
     said = page.words.partition("A pit-ray run")[2].partition("Configuration")[0]
     headings = (
         "points of accuracy", "Answers What every system", "by level of difficulty", "What the stages made",
-        "Self-feedback", "Comparisons Both sides", "Before and after", "Draft Step 1:", "Feedback Step 1", "Training",
+        "Self-feedback", "Comparisons Both sides", "Before and after", "Draft Step 1:", "Feedback Check 1", "Training",
     )  # fmt: skip
     places = [said.index(heading) for heading in headings]
     assert places == sorted(places)
@@ -230,13 +251,13 @@ def test_a_stronger_model_behind_an_endpoint_may_annotate(tmp_path: Path, monkey
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     with stub_endpoint(stronger_model) as stub:
         section = {
-            "annotator": "endpoint", "endpoint": stub.section().model_dump(), "meta_rows": 30, "rounds": 1,
+            "annotator": "endpoint", "endpoint": stub.section().model_dump(), "meta_share": 0.9, "rounds": 1,
             "questions": 8, "qa": FAST, "meta": FAST,
         }  # fmt: skip
         changes = {"self_evolution": section, "self_refine": {"enough": "also correct"}}
         folder = run(task_config(tmp_path / "annotated", "self_evolution", **changes))
     found = counts(folder, "meta")
-    assert found["right"] + found["mended"] + found["rejected"] == 30
+    assert found["right"] + found["mended"] + found["rejected"] == 27
     assert found["rejected"] > 0  # a refinement that contradicts the label is not learned from
     assert all(
         SORTING.review(question(row), said(row)).correct

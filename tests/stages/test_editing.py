@@ -26,6 +26,10 @@ EARLY = steps(B, A, C, D)
 """Wrong at step 1."""
 
 
+BLIND = SORTING.feedback(LATE, Review())
+"""Finds LATE's steps right."""
+
+
 def verdict(attempt: str) -> str:
     return SORTING.feedback(attempt, SORTING.review(QUESTION, attempt))
 
@@ -47,7 +51,7 @@ def test_a_right_attempt_is_told_so_whatever_the_model_thinks() -> None:
     assert [(t.attempt, t.feedback, t.update) for t in found.turns] == [(RIGHT, ENOUGH, None)]
 
 
-@pytest.mark.parametrize("said", [ENOUGH, verdict(EARLY), "who knows"], ids=["enough", "another step", "unreadable"])
+@pytest.mark.parametrize("said", [BLIND, verdict(EARLY), "who knows"], ids=["enough", "another step", "unreadable"])
 def test_at_the_first_feedback_that_differs_the_attempt_is_rewritten_from_the_wrong_step_on(said: str) -> None:
     found = edited([LATE, EARLY], [said, verdict(EARLY)])
     assert found.fate == "edited"
@@ -57,7 +61,7 @@ def test_at_the_first_feedback_that_differs_the_attempt_is_rewritten_from_the_wr
 
 
 def test_what_the_model_wrote_after_a_substitution_is_dropped() -> None:
-    found = edited([EARLY, LATE, steps(D, C, B, A)], [verdict(EARLY), ENOUGH, ENOUGH])
+    found = edited([EARLY, LATE, steps(D, C, B, A)], [verdict(EARLY), BLIND, ENOUGH])
     assert [(t.attempt, t.update) for t in found.turns] == [(EARLY, LATE), (LATE, RIGHT), (RIGHT, None)]
 
 
@@ -84,7 +88,8 @@ def test_updates_are_limited() -> None:
 
 def test_feedback_agrees_by_place_and_segment() -> None:
     review = SORTING.review(QUESTION, LATE)
-    assert agrees(SORTING, verdict(LATE), review)
-    assert not agrees(SORTING, verdict(EARLY), review)
-    assert not agrees(SORTING, ENOUGH, review)
-    assert agrees(SORTING, ENOUGH, Review())
+    assert agrees(SORTING, verdict(LATE), LATE, review)
+    assert agrees(SORTING, ENOUGH, LATE, review), "it does step 3 otherwise"
+    assert not agrees(SORTING, verdict(EARLY), LATE, review)
+    assert not agrees(SORTING, BLIND, LATE, review)
+    assert agrees(SORTING, ENOUGH, RIGHT, Review())

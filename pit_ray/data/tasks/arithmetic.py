@@ -1,7 +1,7 @@
 """Multistep arithmetic: `((5 + 9 * 4) - (3 + 2 + 8)) =`, after the idea of BIG-bench's task of this name.
 
 Ours, so that a model of 0.7 M parameters can learn it: numbers from 0 to 9; + - * inside the innermost groups, with at
-most one * in a group; + or - between groups; no number of the rationale beyond 99 in size. Depth counts brackets:
+most one * in a group; + or - between groups; no number of the rationale beyond 50 in size. Depth counts brackets:
 at depth 2 there are two groups, at depth 3 four. As in TriPosT (arXiv 2310.13522), groups of 3 or 4 numbers at depth 2
 are seen; longer or deeper expressions are not.
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from pit_ray.data.tasks.problem import Task, Work, WrongStep
 
-LARGEST = 99
+LARGEST = 50
 """The size of every number in a rationale stays within this."""
 
 Node = Union[int, "Group"]

@@ -1,62 +1,85 @@
 """Reviews of step-by-step attempts in words, and back.
 
-    Step 1 to step 5 are correct. The final response is also correct.
-    Step 1 to step 2 are correct. Step 3 is wrong: "5 + 36 = 42". 5 + 36 is 41.
+    Check 1: box. Check 2: oven. The final response is also correct.
+
+    Check 1: 4 * 9 = 36. Check 2: 5 + 36 = 41, not "5 + 36 = 42". 5 + 36 is 41.
 
 After TriPosT's feedback (arXiv 2310.13522), which names the correct steps, the first wrong step, the wrong segment and
-why; the words are ours, and few, so that tiny models learn to write them. The final answer counts as the step after the
-last one. Where a step is missing, nothing is quoted.
+why. The words are ours: feedback does each step again, so that a tiny model learns from it how to answer as well; where
+it only said which steps are correct, models learned to find every step correct. Its steps have a mark of their own, or
+models end their updates as they end their feedback. The final answer counts as the step
+after the last one, and is not quoted. Where a step is missing, the quotation is empty.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from pit_ray.data.verifiers import Fault, Review
 
-LONGEST_SEGMENT = 80
+LONGEST_SEGMENT = 120
 """Characters that are quoted of a wrong step."""
 
-_RIGHT = r"(?:(?:Step 1 is|Step 1 to step (?P<last>[0-9]{1,4}) are) correct ?\. )"
-_CORRECT = re.compile(rf"{_RIGHT}?The final response is also correct ?\.")
-_WRONG = re.compile(
-    rf"(?P<right>{_RIGHT})?Step (?P<step>[0-9]{{1,4}}) is wrong"
-    r'(?: ?: ?" ?(?P<segment>[^"]+?) ?")? ?\. (?P<reason>[^".]+?) ?\.'
-)
+_STEP = re.compile(r'Check (?P<number>[0-9]{1,4}) ?: (?P<right>[^".]+?)(?: ?, not ?" ?(?P<said>[^"]*?) ?")? ?\. ')
+_END = re.compile(r"The final response is (?P<verdict>also correct|wrong) ?\. ?")
+_REASON = re.compile(r'[^".]+?(?= ?\.\Z)')
 
 
-def fault(step: int, segment: str, reason: str) -> Fault:
-    """A fault that feedback can state: of the segment what stands before a quotation mark, cut to what is quoted.
-    Reasons have neither quotation marks nor full stops."""
+def fault(step: int, segment: str, reason: str, instead: str) -> Fault:
+    """A fault of a step that feedback can state: of the segment what stands before a quotation mark, cut to what is
+    quoted. Reasons and what should stand there have neither quotation marks nor full stops."""
     quotable = " ".join(segment.strip('" \n').partition('"')[0].split())
-    return Fault(step, quotable[:LONGEST_SEGMENT].strip(), reason)
+    return Fault(step, quotable[:LONGEST_SEGMENT].strip(), reason, instead)
 
 
-def write_feedback(steps: int, review: Review) -> str:
-    """The review of an attempt of so many steps, in words. Only its first fault is stated."""
-    if review.correct:
-        return f"{_right(steps)}The final response is also correct."
-    first = review.faults[0]
-    quoted = f': "{first.segment}"' if first.segment else ""
-    return f"{_right(first.step - 1)}Step {first.step} is wrong{quoted}. {first.reason}."
+def write_feedback(steps: Sequence[str], review: Review) -> str:
+    """The review of an attempt in words, from what its steps say. Only the first fault is stated."""
+    wrong = review.faults[0] if review.faults else None
+    right = steps if wrong is None else steps[: wrong.step - 1]
+    said = [f"Check {number}: {step}." for number, step in enumerate(right, 1)]
+    if wrong is None:
+        said.append("The final response is also correct.")
+    elif wrong.instead:
+        said.append(f'Check {wrong.step}: {wrong.instead}, not "{wrong.segment}". {wrong.reason}.')
+    else:
+        said.append(f"The final response is wrong. {wrong.reason}.")
+    return " ".join(said)
 
 
-def read_feedback(text: str) -> Review | None:
-    """The review that a feedback states; None where it states no verdict, two of them, or not in this form."""
-    text = " ".join(text.split())
-    if (match := _CORRECT.fullmatch(text)) and match["last"] not in ("0", "1"):
-        return Review()
-    match = _WRONG.fullmatch(text)
-    if not match or "correct" in match["reason"]:
+def read_feedback(text: str, steps: Sequence[str]) -> Review | None:
+    """The review that a feedback on an attempt with these steps states; None where it states no verdict, or has not
+    this form. Where it does a step otherwise than the attempt it finds fault with that step, whether it says so or
+    not."""
+    text, at, again = " ".join(text.split()), 0, list[str]()
+    while match := _STEP.match(text, at):
+        at = match.end()
+        if int(match["number"]) != len(again) + 1:
+            return None
+        if match["said"] is not None:
+            if match["said"].split() == match["right"].split():
+                return None
+            stated = _wrong(len(again) + 1, match["said"], match["right"], text, at)
+            return stated and (_otherwise(steps[: len(again)], again) or stated)
+        again.append(match["right"])
+    end = _END.match(text, at)
+    if not end or not again:
         return None
-    right = int(match["last"] or 1) if match["right"] else 0
-    if int(match["step"]) != right + 1 or match["last"] in ("0", "1"):
-        return None
-    return Review((Fault(right + 1, match["segment"] or "", match["reason"]),))
+    wrong = end["verdict"] == "wrong"
+    stated = _wrong(len(again) + 1, "", "", text, end.end()) if wrong else Review() if end.end() == len(text) else None
+    return stated and (_otherwise(steps, again) or stated)
 
 
-def _right(steps: int) -> str:
-    """The sentence, with a space, which says that the first so many steps are correct; empty for none."""
-    if steps < 1:
-        return ""
-    return "Step 1 is correct. " if steps == 1 else f"Step 1 to step {steps} are correct. "
+def _wrong(step: int, segment: str, instead: str, text: str, at: int) -> Review | None:
+    """With the reason that stands at the end of the text, behind `at`; None without one."""
+    reason = _REASON.match(text, at)
+    return Review((Fault(step, segment, reason[0], instead),)) if reason else None
+
+
+def _otherwise(steps: Sequence[str], again: Sequence[str]) -> Review | None:
+    """Fault with the first step that was done otherwise again; None without one."""
+    for number, (own, other) in enumerate(zip_longest(steps, again, fillvalue=""), 1):
+        if own.split() != other.split():
+            return Review((fault(number, own, "done again it is otherwise", other or "the final answer"),))
+    return None

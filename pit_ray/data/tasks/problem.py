@@ -57,6 +57,10 @@ class Work(ABC):
     def rest(self) -> list[str]:
         """The steps to the end in the canonical order; none when all is done."""
 
+    def next(self) -> str:
+        """The canonical next step; that it should end where none is left."""
+        return next(iter(self.rest()), "the final answer")
+
     def missing(self) -> str:
         """Why an attempt may not stop here, where `rest` is not empty."""
         return "steps are missing"
@@ -148,30 +152,31 @@ class Task(Answered):
 
     def feedback(self, response: str, review: Review) -> str:
         """A review in words, as in pit_ray/data/tasks/feedback.py."""
-        return write_feedback(len(read_attempt(response).steps), review)
+        return write_feedback([step.text for step in read_attempt(response).steps], review)
 
-    def read_feedback(self, text: str) -> Review | None:
-        """The review that a feedback states; None where it states none, or not in the form of `feedback`."""
-        return read_feedback(text)
+    def read_feedback(self, text: str, response: str) -> Review | None:
+        """The review that a feedback on a response states; None where it states none, or not in the form of
+        `feedback`."""
+        return read_feedback(text, [step.text for step in read_attempt(response).steps])
 
     def _earliest_fault(self, work: Work, response: str) -> Fault | None:
         attempt = read_attempt(response)
         if attempt.steps and attempt.before:
-            return fault(1, attempt.before, "the response does not begin with step 1")
+            return fault(1, attempt.before, "the response does not begin with step 1", work.next())
         for number, step in enumerate(attempt.steps, 1):
             if step.number != number:
-                return fault(number, "", f"there is no step {number}")
+                return fault(number, "", f"there is no step {number}", work.next())
             try:
                 work = work.after(step.text)
             except WrongStep as wrong:
-                return fault(number, step.text, str(wrong))
+                return fault(number, step.text, str(wrong), work.next())
         last = len(attempt.steps) + 1
         if not attempt.steps:
-            return fault(1, "", "there is no step 1")
+            return fault(1, "", "there is no step 1", work.next())
         if work.rest():
-            return fault(last, "", work.missing())
+            return fault(last, "", work.missing(), work.next())
         if attempt.answer is None:
-            return fault(last, "", "there is no final answer")
+            return Fault(last, "", "there is no final answer")
         if self.normalised(attempt.answer) != self.normalised(work.answer):
-            return fault(last, f"The answer is {attempt.answer}", "the final answer does not follow from the steps")
-        return fault(last, attempt.after, "the response goes on after the final answer") if attempt.after else None
+            return Fault(last, "", "the final answer does not follow from the steps")
+        return Fault(last, "", "the response goes on after the final answer") if attempt.after else None

@@ -110,10 +110,10 @@ class Reviewer(ABC):
         """A review in words of the world's vocabulary and of the response; see remarks.py for the grammar."""
         return remarks(self.grammar, review)
 
-    def read_feedback(self, text: str) -> Review | None:
-        """The review that a feedback states: faults with their segments and reasons. Sentences have no numbers in the
-        worlds' words, so the step is the fault's own number, counted from 1. None when the text is no whole feedback
-        or contradicts itself."""
+    def read_feedback(self, text: str, response: str = "") -> Review | None:
+        """The review that a feedback states, on whatever response: faults with their segments and reasons. Sentences
+        have no numbers in the worlds' words, so the step is the fault's own number, counted from 1. None when the text
+        is no whole feedback or contradicts itself."""
         return read_remarks(self.grammar, self.item, text)
 
     def mended(self, prompt: str, response: str, review: Review) -> str:

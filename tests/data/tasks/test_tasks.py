@@ -50,8 +50,8 @@ def check(task: Task, problem: Problem, response: str) -> Review:
     review = task.review(problem.question, response)
     assert len(review.faults) <= 1
     stated = task.feedback(response, review)
-    assert task.read_feedback(stated) == review
-    assert faulted(task.read_feedback(spaced(stated))) == faulted(review)
+    assert task.read_feedback(stated, response) == review
+    assert faulted(task.read_feedback(spaced(stated), spaced(response))) == faulted(review)
     assert not review.correct or task.correct(response, problem.answer)
     mended = task.mended(problem.question, response, review)
     assert task.review(problem.question, mended).correct
@@ -61,6 +61,8 @@ def check(task: Task, problem: Problem, response: str) -> Review:
         kept = read_attempt(response).steps[: review.faults[0].step - 1]
         assert not kept or mended.startswith(response[: kept[-1].end])
         assert review.faults[0].segment in " ".join(response.split())
+        if (instead := review.faults[0].instead) not in ("", "the final answer"):
+            assert f"Step {review.faults[0].step}: {instead}." in mended
     return review
 
 
@@ -81,7 +83,7 @@ def test_tasks_are_found_by_name() -> None:
     with pytest.raises(ConfigError, match=r"data\.source: no task 'word_sort'; did you mean 'task:word_sorting'"):
         find_task("task:word_sort")
     verifier: Verifier = TASKS["word_sorting"]
-    assert verifier.read_feedback("") is None
+    assert verifier.read_feedback("", "") is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,9 +149,9 @@ def test_rationales_are_correct_however_they_are_spaced(name: str, seen: bool) -
         for response in (spaced(rationale), rationale.replace(". ", ".\n"), f" {rationale}\n"):
             assert task.review(f"<user> {spaced(problem.question)} <assistant>", response).correct
             assert task.answer(response) == problem.answer
-        count = len(steps_of(problem))
-        right = "Step 1 is correct." if count == 1 else f"Step 1 to step {count} are correct."
-        assert task.feedback(rationale, Review()) == f"{right} The final response is also correct."
+        assert (
+            task.feedback(rationale, Review()) == f"{all_right(steps_of(problem))}The final response is also correct."
+        )
 
 
 @given(posed(), st.data())
@@ -184,15 +186,15 @@ def test_final_answers_are_compared(case: tuple[Task, Problem]) -> None:
     task, problem = case
     last = len(steps_of(problem)) + 1
     endings = {
-        "": ("", "there is no final answer"),
-        "The answer is 12345.": ("The answer is 12345", "the final answer does not follow from the steps"),
-        "The answer is .": ("The answer is", "the final answer does not follow from the steps"),
-        f"The answer is {problem.answer}. Or not?": ("Or not?", "the response goes on after the final answer"),
+        "": "there is no final answer",
+        "The answer is 12345.": "the final answer does not follow from the steps",
+        "The answer is .": "the final answer does not follow from the steps",
+        f"The answer is {problem.answer}. Or not?": "the response goes on after the final answer",
     }
     start = problem.rationale[: read_attempt(problem.rationale).steps[-1].end]
-    for ending, (segment, reason) in endings.items():
+    for ending, reason in endings.items():
         (fault,) = check(task, problem, f"{start} {ending}").faults
-        assert (fault.step, fault.segment, fault.reason) == (last, segment, reason)
+        assert (fault.step, fault.segment, fault.reason) == (last, "", reason)
     assert check(task, problem, f"{start} The answer is {problem.answer}").correct  # only the full stop is missing
 
 
@@ -209,6 +211,11 @@ def test_numbers_out_of_order_and_words_before_the_first_step_are_faults(
     for nothing in ("", " \n", "no idea", "Feedback: Step 1 is correct.", f"The answer is {problem.answer}."):
         (fault,) = check(task, problem, nothing).faults
         assert (fault.step, fault.segment, fault.reason) == (1, "", "there is no step 1")
+
+
+def all_right(steps: list[str]) -> str:
+    """What feedback says of right steps, with a space behind."""
+    return "".join(f"Check {number}: {step}. " for number, step in enumerate(steps, 1))
 
 
 PIECES = st.one_of(
@@ -231,10 +238,8 @@ def test_whatever_a_model_writes_is_reviewed(case: tuple[Task, Problem], pieces:
 @given(posed(), st.integers(1, 20))
 def test_a_response_is_mended_from_where_a_model_faults_it(case: tuple[Task, Problem], step: int) -> None:
     task, problem = case
-    review = task.read_feedback(task.feedback("", Review()).replace("The final response is also correct", "x"))
-    assert review is None
-    right = f"Step 1 to step {step - 1} are correct. " if step > 2 else "Step 1 is correct. " * (step - 1)
-    review = task.read_feedback(f"{right}Step {step} is wrong. it is not.")
+    said, response = ["x"] * (step - 1), write_attempt(["x"] * step, "x")
+    review = task.read_feedback(f'{all_right(said)}Check {step}: x, not "y". it is not.', response)
     assert review is not None
     assert task.mended(problem.question, problem.rationale, review) == problem.rationale
     # A wrong step before the one that the review names is not kept.
