@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -37,13 +38,14 @@ def claims_of(experiment: str, runs: Runs) -> list[Claim]:
     by_variant = {v: [r for r in runs if r.variant == v] for v in dict.fromkeys(r.variant for r in runs)}
     makers: dict[str, Callable[[dict[str, list[Finished]]], list[Claim]]] = {
         "self_refine": self_refine, "self_evolution": self_evolution, "tripost": tripost, "distill": distill,
-        "gap_reward": gap_reward, "annotations": self_refine,
+        "gap_reward": gap_reward, "annotations": partial(self_refine, targeted=False),
     }  # fmt: skip
     return makers[experiment](by_variant) if experiment in makers else []
 
 
-def self_refine(runs: dict[str, list[Finished]]) -> list[Claim]:
-    """PIT against the stronger Self-Refine, each as its own rule keeps it and after one revision."""
+def self_refine(runs: dict[str, list[Finished]], targeted: bool = True) -> list[Claim]:
+    """PIT against every Self-Refine, each as its own rule keeps it and after one revision; the target is for the
+    stronger one."""
     there = [variant for variant in runs if variant != "pit"]
     found = []
     for rule, text in ((True, "as each one's own rule keeps it"), (False, "after one revision")):
@@ -53,8 +55,9 @@ def self_refine(runs: dict[str, list[Finished]]) -> list[Claim]:
         golds = {v: mean_over_seeds(runs[v], "held_out", f"self_refine_{name}", "gold") for v in there}
         stronger = max(there, key=golds.__getitem__)
         for variant, effect in effects.items():
-            target = f"≥ +{SELF_REFINE_TARGET}" if variant == stronger else "–"
-            holds = effect.delta >= SELF_REFINE_TARGET if variant == stronger else None
+            judged = targeted and variant == stronger
+            target = f"≥ +{SELF_REFINE_TARGET}" if judged else "–"
+            holds = effect.delta >= SELF_REFINE_TARGET if judged else None
             mark = " (the stronger)" if variant == stronger else ""
             found.append(Claim(f"PIT vs Self-Refine `{variant}`{mark}, {text}: Δ", shown(effect), target, holds))
     for variant in there:
