@@ -38,6 +38,12 @@ def total_steps(section: Supervised, pairs: int) -> int:
     return max(1, math.ceil(section.epochs * pairs / section.batch_size))
 
 
+def lasting(section: Supervised, steps: int, pairs: int) -> Supervised:
+    """The section with the epochs that come to so many steps, at least one: half a step less, since steps are rounded
+    up."""
+    return section.model_copy(update={"epochs": (steps - 0.5) * section.batch_size / pairs})
+
+
 def checkpoints_of(job: FitJob) -> Checkpoints:
     """Where a stage keeps what it resumes from."""
     return checkpoints_in(job.folder / CHECKPOINTS, KEPT, job.store)

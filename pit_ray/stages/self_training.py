@@ -15,6 +15,7 @@ from pit_ray.endpoint import EndpointClient
 from pit_ray.errors import DataError, PitRayError
 from pit_ray.improve import without_end
 from pit_ray.improvers.interface import improve
+from pit_ray.learn.supervised import lasting
 from pit_ray.records import Examples, Pairs, Prompts, Questions, Ragged
 from pit_ray.run_folder import COUNTS, write_json
 from pit_ray.stages.annotation import Annotator, EndpointAnnotator, annotated, contradicts, verifier_annotator
@@ -51,7 +52,7 @@ def label_examples(context: RunContext, stage: str, questions: Questions) -> Non
 def as_many_steps(context: RunContext, section: Supervised, stages: Sequence[str], rows: int) -> Supervised:
     """An SFT section for so many examples, with as many optimizer steps as some stages took together."""
     steps = sum(record["stage"] in stages for record in read_metrics(context.folder.path))
-    return section.model_copy(update={"epochs": steps * section.batch_size / rows})
+    return lasting(section, steps, rows)
 
 
 def labelled(context: RunContext) -> Questions:

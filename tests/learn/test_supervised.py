@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
@@ -21,7 +23,7 @@ from pit_ray.data.parquet import write_pairs
 from pit_ray.data.templates import Renderer
 from pit_ray.errors import DataError, TrainingError
 from pit_ray.learn.engine import TorchEngine
-from pit_ray.learn.supervised import checkpoints_of, fit, total_steps
+from pit_ray.learn.supervised import checkpoints_of, fit, lasting, total_steps
 from pit_ray.records import Pairs
 from pit_ray.roles import FitJob, FitKind
 from pit_ray.store import Store
@@ -166,3 +168,9 @@ def test_a_loss_that_is_not_finite_names_stage_and_step(job: FitJob) -> None:
 )
 def test_total_steps(epochs: float, pairs: int, expected: int) -> None:
     assert total_steps(Supervised(epochs=epochs, batch_size=4), pairs) == expected
+
+
+@given(st.integers(1, 100_000), st.integers(1, 1_000_000), st.integers(1, 4096))
+@example(27, 23, 8)  # 27 · 8 / 23 epochs are 28 steps
+def test_a_section_lasts_as_many_steps_as_it_is_told(steps: int, pairs: int, batch_size: int) -> None:
+    assert total_steps(lasting(Supervised(batch_size=batch_size), steps, pairs), pairs) == steps
