@@ -49,12 +49,12 @@ class Curve:
 
 
 def rating_curves(runs: Sequence[Finished]) -> Iterator[Curve]:
-    """By variant with both improvers, the ratings by gold of the drafts and of both after each iteration, as they come
+    """By variant with both improvers and several iterations, the ratings by gold of the drafts and of both after each iteration, as they come
     and as their own rules keep them (PIT, arXiv 2310.00898, rates the original, 5 of PIT and 5 of Self-Refine)."""
     for variant in dict.fromkeys(run.variant for run in runs):
         own = [run for run in runs if run.variant == variant]
         evaluation = own[0].splits["held_out"]
-        if not all(f"{name}_1" in evaluation.systems for name in IMPROVERS):
+        if evaluation.iterations < 2 or not all(f"{name}_1" in evaluation.systems for name in IMPROVERS):
             continue
         lines: dict[str, dict[float, Effect]] = {}
         for rule, form, said in ((False, "{}_{}", ""), (True, "{}_kept_{}", ", by its own rule")):
