@@ -49,8 +49,9 @@ class Curve:
 
 
 def rating_curves(runs: Sequence[Finished]) -> Iterator[Curve]:
-    """By variant with both improvers and several iterations, the ratings by gold of the drafts and of both after each iteration, as they come
-    and as their own rules keep them (PIT, arXiv 2310.00898, rates the original, 5 of PIT and 5 of Self-Refine)."""
+    """By variant with both improvers and several iterations, the ratings by gold of the drafts and of both after each
+    iteration, as they come and as their own rules keep them (PIT, arXiv 2310.00898, rates the original, 5 of PIT and 5
+    of Self-Refine)."""
     for variant in dict.fromkeys(run.variant for run in runs):
         own = [run for run in runs if run.variant == variant]
         evaluation = own[0].splits["held_out"]
