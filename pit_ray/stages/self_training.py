@@ -203,13 +203,13 @@ def label_accuracy(
     """For the record alone: the share of right answers before and after refining, and of those that were kept. Right is
     what does not contradict the label, or where none is known what the verifier finds no fault with. Empty where
     there is neither."""
-    labelled, text = find_questions(context.config.data.source) is not None and not made_up, context.renderer.text
+    known, text = find_questions(context.config.data.source) is not None and not made_up, context.renderer.text
     verifier = context.verifier
-    if not labelled and verifier is None:
+    if not known and verifier is None:
         return {}
 
     def is_right(question: np.ndarray, label: np.ndarray, response: np.ndarray) -> bool:
-        if labelled or verifier is None:
+        if known or verifier is None:
             return contradicts(context, text(response), text(label)) is None
         return verifier.review(plain_question(context, question), text(response)).correct
 
