@@ -32,7 +32,7 @@ def task_config(run: Path | str, method: str, **changes: Any):
         "data": {"source": "task:word_sorting", "pairs": 60, "held_out": 10, "validation": 4},
         "sampling": {"max_new_tokens": 256},
         "self_evolution": {
-            "meta_share": 0.5, "rounds": 2, "questions": 12, "question_instruction": QUESTION, "qa": FAST, "meta": FAST,
+            "rounds": 2, "questions": 12, "question_instruction": QUESTION, "qa": FAST, "meta": FAST,
             "votes": 3,
         },
         "tripost": {

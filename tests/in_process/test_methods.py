@@ -97,6 +97,12 @@ def test_a_baseline_on_all_labels_takes_as_many_steps(
     assert taken[long] == sum(taken[stage] for stage in stages) > 0
 
 
+def test_a_single_label_cannot_be_parted(tmp_path: Path) -> None:
+    data = {"source": "task:word_sorting", "pairs": 2, "held_out": 4, "validation": 2}
+    with pytest.raises(DataError, match="SELF needs two labelled questions at least"):
+        run(task_config(tmp_path / "single", "self_evolution", data=data))
+
+
 def test_a_round_keeps_what_the_model_itself_finds_right(self_run: RunFolder) -> None:
     for stage in ("round_1", "round_2"):
         rows, found = examples(self_run, stage), counts(self_run, stage)
