@@ -8,7 +8,8 @@ After TriPosT's feedback (arXiv 2310.13522), which names the correct steps, the 
 why. The words are ours: feedback does each step again, so that a tiny model learns from it how to answer as well; where
 it only said which steps are correct, models learned to find every step correct. Its steps have a mark of their own, or
 models end their updates as they end their feedback. The final answer counts as the step
-after the last one, and is not quoted. Where a step is missing, the quotation is empty.
+after the last one, and is not quoted. Where a step is missing, or what can be quoted of it is right, the quotation is
+empty.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _REASON = re.compile(r'[^".]+?(?= ?\.\Z)')
 def fault(step: int, segment: str, reason: str, instead: str) -> Fault:
     """A fault of a step that feedback can state: of the segment what stands before a quotation mark, cut to what is
     quoted. Reasons and what should stand there have neither quotation marks nor full stops."""
-    quotable = " ".join(segment.strip('" \n').partition('"')[0].split())
-    return Fault(step, quotable[:LONGEST_SEGMENT].strip(), reason, instead)
+    quotable = " ".join(segment.strip('" \n').partition('"')[0].split())[:LONGEST_SEGMENT].strip()
+    right = "".join(quotable.split()) == "".join(instead.split())
+    return Fault(step, "" if right else quotable, reason, instead)
 
 
 def write_feedback(steps: Sequence[str], review: Review) -> str:

@@ -181,6 +181,18 @@ def test_steps_that_are_left_out_are_missed(case: tuple[Task, Problem], data: st
             assert fault.reason.endswith(("is missing", "are missing"))
 
 
+@given(posed(), st.data())
+def test_a_step_is_not_quoted_where_what_can_be_quoted_of_it_is_right(
+    case: tuple[Task, Problem], data: st.DataObject
+) -> None:
+    task, problem = case
+    steps = steps_of(problem)
+    i = data.draw(st.integers(0, len(steps) - 1))
+    for wrong in (f'{steps[i]}" twice', f'{steps[i].replace(" ", "  ")}" twice'):
+        (fault,) = check(task, problem, write_attempt([*steps[:i], wrong, *steps[i + 1 :]], problem.answer)).faults
+        assert (fault.step, fault.segment) == (i + 1, "")
+
+
 @given(posed())
 def test_final_answers_are_compared(case: tuple[Task, Problem]) -> None:
     task, problem = case
