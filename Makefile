@@ -32,7 +32,8 @@ quickstart: $(READY)  ## install, then train an improver on two CPU cores and wr
 test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not cluster"
+	@# A file's tests stay together: many share what is made once.
+	$(BIN)/python -m pytest -m "not slow and not cluster" -n logical --dist loadfile
 	@# 5: there is no test marked slow
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
 
