@@ -44,8 +44,9 @@ class SelfEvolution(Section):
     meta_share: float = Field(0.5, gt=0, lt=1)
     """Share of the labelled questions that the corpus is made from; the labels of the others are learned first, so that
     their model's answers to these have the faults that it will make."""
-    direct_weight: NonNegativeFloat = 1.0
-    """β: weight of answering with the refinement at once, beside feedback and refinement."""
+    direct_weight: PositiveFloat = 1.0
+    """β: weight of answering with the refinement at once, beside feedback and refinement; in the corpus and of what a
+    round has kept."""
     rounds: PositiveInt = 3
     """Rounds of self-evolution."""
     questions: PositiveInt = 2000

@@ -112,7 +112,7 @@ def evolve(context: RunContext, number: int, model: str) -> None:
     kept = np.flatnonzero(sure if section.filter else ~np.isnan(last.score))
     rows = ExampleRows(context)
     for i in kept:
-        rows.answer(int(questions.uid[i]), questions.prompt[int(i)], last.responses[int(i)])
+        rows.answer(int(questions.uid[i]), questions.prompt[int(i)], last.responses[int(i)], section.direct_weight)
     counts = {"questions": len(questions), "kept": len(kept), "unreadable": int(np.isnan(last.score).sum())}
     finish(context, stage, rows, counts | label_accuracy(context, questions, answers, last.responses, kept, made_up))
 

@@ -33,7 +33,7 @@ def task_config(run: Path | str, method: str, **changes: Any):
         "sampling": {"max_new_tokens": 256},
         "self_evolution": {
             "rounds": 2, "questions": 12, "question_instruction": QUESTION, "qa": FAST, "meta": FAST,
-            "votes": 3,
+            "votes": 3, "direct_weight": 2.0,
         },
         "tripost": {
             "iterations": 2, "questions": 12, "attempts": 2, "rationale": FAST, "sft": FAST, "lmsi_samples": 2,

@@ -114,6 +114,13 @@ def test_a_round_keeps_what_the_model_itself_finds_right(self_run: RunFolder) ->
     assert list(counts(self_run, "mix_2")) == ["meta", "round_1", "round_2"]
 
 
+def test_answering_at_once_has_its_own_weight(self_run: RunFolder) -> None:
+    for stage in ("meta", "round_1", "round_2"):
+        weights = {(row["kind"] == "answer", row["weight"]) for row in examples(self_run, stage)}
+        assert (True, 2.0) in weights
+        assert weights <= {(True, 2.0), (False, 1.0)}
+
+
 def test_rounds_take_other_questions(self_run: RunFolder) -> None:
     one, other = ({question(row) for row in examples(self_run, stage)} for stage in ("round_1", "round_2"))
     assert not one & other
