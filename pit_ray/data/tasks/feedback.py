@@ -7,9 +7,8 @@
 After TriPosT's feedback (arXiv 2310.13522), which names the correct steps, the first wrong step, the wrong segment and
 why. The words are ours: feedback does each step again, so that a tiny model learns from it how to answer as well; where
 it only said which steps are correct, models learned to find every step correct. Its steps have a mark of their own, or
-models end their updates as they end their feedback. The final answer counts as the step
-after the last one, and is not quoted. Where a step is missing, or what can be quoted of it is right, the quotation is
-empty.
+models end their updates as they end their feedback. The final answer counts as the step after the last one, and is not
+quoted. Where a step is missing, or what can be quoted of it is right, the quotation is empty.
 """
 
 from __future__ import annotations
