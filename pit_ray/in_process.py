@@ -78,7 +78,8 @@ class TorchRollout:
     def logprobs(self, rollouts: Rollouts) -> Resolved[Ragged]:
         contexts, response = rollouts.prompts.contexts(), rollouts.response
         with torch.inference_mode():
-            found, _ = token_logprobs(self.model, *collate(contexts.rows(), response.rows(), torch.device("cpu")))
+            batch = collate(contexts.rows(), response.rows(), torch.device("cpu"))
+            found, _ = token_logprobs(self.model, batch.ids_BT, batch.mask_BT)
         return Resolved(Ragged(found.numpy(), response.offsets))
 
 

@@ -74,7 +74,7 @@ class ReferencePolicy:
         for rows in micro_batches(contexts.lengths + response.lengths, 0, 1, self.budget):
             batch = collate([contexts[i] for i in rows], [response[i] for i in rows], self.device)
             with torch.inference_mode():
-                logprobs_N, _ = token_logprobs(self.model, *batch, rollouts.temperature)
+                logprobs_N, _ = token_logprobs(self.model, batch.ids_BT, batch.mask_BT, rollouts.temperature)
             at = np.concatenate([np.arange(response.offsets[i], response.offsets[i + 1]) for i in rows])
             found[at] = logprobs_N.cpu().numpy()
         return Ragged(found, response.offsets)

@@ -17,7 +17,7 @@ class Policy(nn.Module):
         self.model = model
 
     def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0):
-        return token_logprobs(self.model, ids_BT, attention_BT, mask_BT, temperature)
+        return token_logprobs(self.model, ids_BT, mask_BT, temperature)
 
 
 class Reward(nn.Module):
@@ -39,5 +39,5 @@ class ActorCritic(nn.Module):
         self.policy, self.value = policy, value
 
     def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0):
-        logprobs_N, entropy_N = token_logprobs(self.policy, ids_BT, attention_BT, mask_BT, temperature)
-        return logprobs_N, entropy_N, values(self.value, ids_BT, attention_BT, mask_BT)
+        logprobs_N, entropy_N = token_logprobs(self.policy, ids_BT, mask_BT, temperature)
+        return logprobs_N, entropy_N, values(self.value, ids_BT, mask_BT)

@@ -1,4 +1,6 @@
-"""Scalars from a model with a `score` head: rewards at the last attended token, values before each token."""
+"""Scalars from a model with a `score` head: rewards at the last attended token, values before each token.
+
+Rows are padded on the right and the models causal, so that they need no attention mask (see `logprobs`)."""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ def rewards(
     model: PreTrainedModel, ids_BT: Int[Tensor, "B T"], attention_BT: Bool[Tensor, "B T"]
 ) -> Float[Tensor, " B"]:
     """The scalar at each row's last attended token, found by mask and never by id (right padding)."""
-    hidden_BTH = model.base_model(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).last_hidden_state
+    hidden_BTH = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     last_B = attention_BT.long().sum(dim=1) - 1
     rows_B = torch.arange(len(ids_BT), device=ids_BT.device)
     head = cast(nn.Linear, model.score)
@@ -24,11 +26,10 @@ def rewards(
 def values(
     model: PreTrainedModel,
     ids_BT: Int[Tensor, "B T"],
-    attention_BT: Bool[Tensor, "B T"],
     mask_BT: Bool[Tensor, "B T"],
 ) -> Float[Tensor, " N"]:
     """The value before each of the N tokens where `mask_BT` is true is written, in row-major order."""
-    hidden_BTH = model.base_model(input_ids=ids_BT, attention_mask=attention_BT, use_cache=False).last_hidden_state
+    hidden_BTH = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     before_BT = torch.zeros_like(mask_BT)
     before_BT[:, :-1] = mask_BT[:, 1:]
     head = cast(nn.Linear, model.score)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit_ray.learn.batches import collate, flat, micro_batches, with_end
+from pit_ray.learn.batches import PASS_TOKENS, collate, flat, micro_batches, with_end
 from pit_ray.records import Ragged
 
 CPU = torch.device("cpu")
@@ -52,18 +54,33 @@ def test_a_micro_batch_is_within_the_budget_or_cannot_be_smaller(case: tuple[np.
             assert len(batch) * lengths[batch].max() <= budget or len(batch) <= smallest
 
 
-@given(work())
-def test_what_fits_at_once_is_not_cut(case: tuple[np.ndarray, int, int]) -> None:
-    lengths, world, _ = case
-    roomy = len(lengths) * int(lengths.max())
-    assert all(len(rank) == 1 for rank in all_ranks(lengths, world, roomy))
+def cost(lengths: np.ndarray, parts: list[list[int]]) -> int:
+    """Padded tokens of the parts, and what a pass costs beside them."""
+    return sum(len(part) * max(lengths[row] for row in part) + PASS_TOKENS for part in parts)
 
 
-def test_a_long_row_does_not_scatter_the_short_ones() -> None:
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(400, 4000))
+def test_no_other_cut_costs_less(lengths: list[int], budget: int) -> None:
+    longest = np.array(sorted(lengths, reverse=True))
+    rows = range(len(longest))
+    within = [
+        cost(longest, parts)
+        for size in rows
+        for cuts in combinations(rows[1:], size)
+        if (parts := [list(rows[a:b]) for a, b in pairwise((0, *cuts, len(longest)))])
+        and all(len(part) * longest[part[0]] <= budget for part in parts)
+    ]
+    found = [batch.tolist() for batch in micro_batches(longest, 0, 1, budget)]
+    assert cost(longest, found) == min(within)
+
+
+def test_short_rows_are_not_padded_to_long_ones() -> None:
     lengths = np.array([1000] + [10] * 100)
-    assert len(micro_batches(lengths, 0, 1, budget=1000)) <= 5
-    # Longer than the budget, it stands alone.
-    assert len(micro_batches(lengths, 0, 1, budget=900)) <= 5
+    assert [len(rows) for rows in micro_batches(lengths, 0, 1, budget=100_000)] == [1, 100]
+
+
+def test_rows_of_one_length_are_not_cut_below_the_budget() -> None:
+    assert [len(rows) for rows in micro_batches(np.full(64, 500), 0, 1, budget=8000)] == [16] * 4
 
 
 def test_fewer_rows_than_ranks_are_refused() -> None:

@@ -50,7 +50,7 @@ def test_the_mean_kl_of_responses_is_the_divergence_of_the_models_over_all_of_th
     ids = torch.tensor([[*prompt, *response] for response in responses])
     mask = torch.arange(5).expand(len(ids), 5) >= 2
     with torch.no_grad():
-        ours, theirs = (token_logprobs(m, ids, torch.ones_like(mask), mask)[0].numpy() for m in (policy, reference))
+        ours, theirs = (token_logprobs(m, ids, mask)[0].numpy() for m in (policy, reference))
     offsets = np.arange(0, 3 * len(ids) + 1, 3)
     chance = np.exp(row_sums(Ragged(ours, offsets)))
     # By the chain rule: at each place the divergence of the next token, as often as the policy comes there.

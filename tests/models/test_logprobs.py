@@ -22,15 +22,14 @@ def sequences(seed: int = 0) -> list[Tensor]:
     return [torch.randint(2, 50, (c + r,), generator=generator) for c, r in zip(CONTEXTS, RESPONSES, strict=True)]
 
 
-def padded(rows: list[Tensor], contexts: tuple[int, ...], width: int, fill: int) -> tuple[Tensor, Tensor, Tensor]:
-    """ids, attention and mask of the rows padded on the right with `fill`."""
+def padded(rows: list[Tensor], contexts: tuple[int, ...], width: int, fill: int) -> tuple[Tensor, Tensor]:
+    """ids and mask of the rows padded on the right with `fill`."""
     ids = torch.full((len(rows), width), fill)
-    attention, mask = torch.zeros(ids.shape, dtype=torch.bool), torch.zeros(ids.shape, dtype=torch.bool)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
     for i, (row, context) in enumerate(zip(rows, contexts, strict=True)):
         ids[i, : len(row)] = row
-        attention[i, : len(row)] = True
         mask[i, context : len(row)] = True
-    return ids, attention, mask
+    return ids, mask
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ def test_the_value_before_a_token_is_the_reward_of_everything_before_it(model: P
     mask = attention.clone()
     mask[:, 0] = False
     with torch.no_grad():
-        found = values(model, ids, attention, mask)
+        found = values(model, ids, mask)
         expected = [
             rewards(model, ids[i : i + 1, :t], attention[i : i + 1, :t])
             for i, length in enumerate(LENGTHS)
@@ -69,6 +69,6 @@ def test_values_are_given_for_masked_tokens_alone(model: PreTrainedModel) -> Non
     everything[:, 0] = False
     last[2, 9:] = True
     with torch.no_grad():
-        every, found = values(model, ids, attention, everything), values(model, ids, attention, last)
+        every, found = values(model, ids, everything), values(model, ids, last)
     before = sum(length - 1 for length in LENGTHS[:2])
     torch.testing.assert_close(found, every[before + 8 : before + 11])
