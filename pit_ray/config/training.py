@@ -91,6 +91,9 @@ class Ppo(Section):
     """Samples per step, one per prompt."""
     shard_size: PositiveInt = 64
     """Samples in one generate call. Fixed shards, not the number of workers, decide the random draws."""
+    lag: Literal[0, 1] = 0
+    """1: the next step's samples are drawn while this one's are learned from, by weights that are a step old; what
+    that changes, importance weights correct (`importance_cap`). 0: every step samples with the weights it changes."""
     epochs: PositiveInt = 2
     """Passes over a step's samples."""
     minibatches: PositiveInt = 2

@@ -4,74 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pit_ray.canary import canary
-from pit_ray.checkpoint import MANIFEST, Checkpoints, checkpoints_in
-from pit_ray.config.training import Phase, Ppo
-from pit_ray.curriculum import (
-    IMPROVER,
-    POLICY,
-    PpoState,
-    annotated_prompts,
-    controller,
-    ended,
-    plain_prompts,
-    with_drafts,
-)
+from pit_ray.checkpoint import MANIFEST
+from pit_ray.config.training import Phase
+from pit_ray.curriculum import PpoState, controller, ended
 from pit_ray.data.randomness import derive_seed
-from pit_ray.data.splits import draw_order
 from pit_ray.errors import TrainingError
-from pit_ray.improve import without_end
 from pit_ray.metrics import Metrics
-from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
-from pit_ray.roles import Learner, LearnerSpec, Recorder, Ref, ReferenceScorer, RolloutPool, Scorer
+from pit_ray.roles import LearnerSpec
 from pit_ray.run_folder import CHECKPOINTS, write_json
 from pit_ray.stages.context import RunContext
+from pit_ray.stages.ppo_stage import PpoStage, Sampled, sync
 from pit_ray.stages.stop import LearnBatch, past_limits, save_stop
-
-DRAFT_BLOCK = 16
-"""Steps whose drafts are sampled in one go, so that the rollout workers change weights seldom."""
-
-
-@dataclass
-class PpoStage:
-    """One PPO stage of a run with its roles at hand."""
-
-    context: RunContext
-    name: str
-    ppo: Ppo
-    pairs: Pairs
-    canary: Rollouts
-    rollout: RolloutPool
-    reward: Scorer
-    reference: ReferenceScorer
-    learner: Learner
-    recorder: Recorder
-    reached: PpoState = field(default_factory=PpoState)
-    """Where the learner stands, whenever a signal can interrupt."""
-    saved: PpoState | None = None
-    """The state of the newest checkpoint."""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        return self.context.folder.stage(self.name)
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        return checkpoints_in(self.folder / CHECKPOINTS, self.ppo.keep_checkpoints, self.context.folder.store)
-
-    @contextmanager
-    def timed(self, part: str):
-        started = time.monotonic()
-        yield
-        self.seconds[part] = time.monotonic() - started
+from pit_ray.stages.stream import EARLY, RolloutStream, read_early, write_early
 
 
 def run(context: RunContext, name: str) -> None:
@@ -107,9 +56,11 @@ def run(context: RunContext, name: str) -> None:
         ref.result()
     context.tracker.begin(name, total)
     context.tracker.rewind(name, state.step)
-    sync(stage, state)
+    sync(stage, state.step)
     stage.reached = state
     stage.saved = state if resume is not None else None
+    if resume is not None and (early := read_early(resume.parent)):
+        stage.early[state.step] = early
     try:
         while state.phase < len(ppo.phases):
             state = run_phase(stage, ppo.phases[state.phase], state)
@@ -130,56 +81,59 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
     """One phase of the curriculum: rollout, score, learn, sync, until it ends."""
     if phase.drafts == "self" and state.phase_step == 0:
         stage.learner.write_model(stage.folder / "phases" / phase.name).result()
-    prompts_of = prompt_source(stage, phase)
+    stream = RolloutStream(stage, phase)
     while (reason := ended(phase, state)) is None:
         started = time.monotonic()
+        stage.seconds = {}
         with stage.timed("prompts"):
-            prompts = prompts_of(state)
-        request = stage.context.request(stage.name, "rollout", state.step)
-        request = replace(request, shard_size=stage.ppo.shard_size, whole=False)
-        rollouts = stage.rollout.generate(prompts, request)
+            sampled = stream.of(state)
         with stage.timed("generate"):
-            rollouts.wait()
+            sampled.rollouts.wait()
+        with stage.timed("prompts"):
+            stream.look_ahead(state)
         with stage.timed("score"):
-            scores, reference = stage.reward.score(rollouts), stage.reference.logprobs(rollouts)
-            scores.wait()
-            reference.wait()
+            sampled.scores.wait()
+            sampled.reference.wait()
         stage.context.interrupts.hold()  # a step that is being learned is finished; before that it is given up
         seed = derive_seed(stage.context.config.seed, stage.name, "learn", state.step)
-        recorded = stage.recorder.record(record_path(stage, state), rollouts, scores)
+        recorded = stage.recorder.record(record_path(stage, state), sampled.rollouts, sampled.scores)
         with stage.timed("learn"):
-            metrics = learn(stage, state, rollouts, scores, reference, seed)
+            metrics = learn(stage, state, sampled, seed)
         metrics |= recorded.result()  # before the weights change that would have to sample again what was lost
         kl = controller(stage.ppo.kl, state.kl_coefficient)
         kl = kl.updated(metrics.mean("objective/kl"), stage.ppo.rollouts_per_step)
         state = state.advanced(metrics, kl.coefficient)
+        with stage.timed("generate"):
+            stream.settle(state)
         with stage.timed("sync"):
-            metrics |= sync(stage, state)
+            metrics |= sync(stage, state.step)
         metrics |= timings(stage, metrics, time.monotonic() - started)
         stage.context.tracker.log(stage.name, phase.name, state.step - 1, metrics)
         if state.step % stage.ppo.checkpoint_every == 0 and ended(phase, state) is None:
             save(stage, state)
         stage.reached = state
         stage.context.interrupts.release()
+    stage.early.clear()  # an end rule may have ended the phase before its last step
     stage.context.tracker.note(f"{stage.name}: phase {phase.name} ended after {state.phase_step} steps: {reason}")
     return state
 
 
-def learn(
-    stage: PpoStage, state: PpoState, rollouts: Ref[Rollouts], scores: Ref[Scores], reference: Ref[Ragged], seed: int
-) -> Metrics:
+def learn(stage: PpoStage, state: PpoState, sampled: Sampled, seed: int) -> Metrics:
     """The step's update. Where it fails, or passes a limit, its batch is saved and TrainingError names cause and place;
     nothing of the step is kept, so the last checkpoint is the last good one."""
     metrics, last = Metrics(), state.step
     try:
-        metrics = stage.learner.learn(rollouts, scores, reference, state.kl_coefficient, seed).result()
+        given = sampled.rollouts, sampled.scores, sampled.reference
+        metrics = stage.learner.learn(*given, state.kl_coefficient, seed).result()
         cause = past_limits(stage.ppo, metrics, state.entropy)
         last -= 1  # what passed a limit are the weights that the step began with
     except TrainingError as error:
         cause = str(error)
     if cause is None:
         return metrics
-    batch = LearnBatch(rollouts.result(), scores.result(), reference.result(), state.kl_coefficient, seed)
+    batch = LearnBatch(
+        sampled.rollouts.result(), sampled.scores.result(), sampled.reference.result(), state.kl_coefficient, seed
+    )
     saved = save_stop(stage.folder, state.step, batch, cause, metrics)
     stage.context.folder.store.push(saved)
     good = checkpoint_until(stage.folder, last)
@@ -189,17 +143,12 @@ def learn(
     )
 
 
-def sync(stage: PpoStage, state: PpoState) -> Metrics:
-    """The learner's weights to every rollout worker; TrainingError unless all then agree about the canary."""
-    stage.rollout.sync(stage.learner.weights(), state.step).result()
-    return stage.learner.verify(stage.canary, stage.rollout.logprobs(stage.canary), state.step).result()
-
-
 def timings(stage: PpoStage, metrics: Metrics, seconds: float) -> Metrics:
     """time/*: seconds of the step and its parts, and the new tokens per second of generation."""
     parts = Metrics({f"time/{part}": (value, 1.0) for part, value in stage.seconds.items()})
     tokens = metrics.mean("val/response_length") * stage.ppo.rollouts_per_step
-    return parts | Metrics.of(time__step=seconds, time__tokens_per_second=tokens / max(stage.seconds["generate"], 1e-9))
+    sampling = seconds if stage.ppo.lag else max(stage.seconds["generate"], 1e-9)
+    return parts | Metrics.of(time__step=seconds, time__tokens_per_second=tokens / sampling)
 
 
 def record_path(stage: PpoStage, state: PpoState) -> Path | None:
@@ -207,50 +156,6 @@ def record_path(stage: PpoStage, state: PpoState) -> Path | None:
     if state.step % stage.context.config.tracking.rollouts_every:
         return None
     return stage.context.folder.path / "rollouts" / stage.name / f"step-{state.step:06d}"
-
-
-def prompt_source(stage: PpoStage, phase: Phase) -> Callable[[PpoState], Prompts]:
-    """The prompts of each step of a phase. Sampled drafts are made for a whole block of steps and made again, equal,
-    when a run resumes inside the block."""
-    size, seed, bridge = stage.ppo.rollouts_per_step, stage.context.config.seed, stage.context.renderer.bridge
-    blocks: dict[int, Prompts] = {}
-
-    def rows(step: int) -> tuple[np.ndarray, int]:
-        return draw_order(len(stage.pairs), step * size, size, seed, stage.name), step * size
-
-    def of(state: PpoState) -> Prompts:
-        if phase.drafts == "none":
-            return plain_prompts(stage.pairs, *rows(state.step))
-        if phase.drafts == "annotated":
-            return annotated_prompts(stage.pairs, *rows(state.step), bridge, seed)
-        block, within = divmod(state.phase_step, DRAFT_BLOCK)
-        if block not in blocks:
-            blocks.clear()
-            first = state.step - within
-            steps = range(first, first + min(DRAFT_BLOCK, phase.steps - block * DRAFT_BLOCK))
-            plain = Prompts.concatenate([plain_prompts(stage.pairs, *rows(step)) for step in steps])
-            blocks[block] = sampled_drafts(stage, phase, plain)
-            sync(stage, state)
-        return blocks[block].take(np.arange(within * size, (within + 1) * size))
-
-    return of
-
-
-def sampled_drafts(stage: PpoStage, phase: Phase, prompts: Prompts) -> Prompts:
-    """The prompts with drafts by the tuned policy; in a `self` phase with the improver's revisions of those."""
-    context, bridge = stage.context, stage.context.renderer.bridge
-    # The temperature of later use, not of exploring: an improver must learn to keep what is right in such drafts.
-    temperature = context.config.evaluation.temperature
-    request = context.request(stage.name, "drafts", phase.name, int(prompts.uid[0]), temperature=temperature)
-    request = replace(request, shard_size=stage.ppo.shard_size)
-    stage.rollout.load(context.model("ppo_policy"), 0).result()
-    drafted = without_end(stage.rollout.generate(prompts, request).result())
-    prompts = with_drafts(prompts, drafted, POLICY, bridge)
-    if phase.drafts != "self":
-        return prompts
-    stage.rollout.load(stage.folder / "phases" / phase.name, 0).result()
-    again = replace(request, seed=derive_seed(request.seed, "self"))
-    return with_drafts(prompts, without_end(stage.rollout.generate(prompts, again).result()), IMPROVER, bridge)
 
 
 def save(stage: PpoStage, state: PpoState, steps: PpoState | None = None) -> None:
@@ -265,6 +170,7 @@ def save(stage: PpoStage, state: PpoState, steps: PpoState | None = None) -> Non
     with stage.checkpoints.write(f"step-{state.step:06d}-{state.phase}", steps.phase, score) as folder:
         stage.learner.save(folder / "learner").result()
         stage.learner.write_model(folder / "model").result()
+        write_early(stage, state.step, folder)
         write_json(folder / "state.json", state.plain())
         stage.context.folder.keep_records()  # the steps that are done with it
     stage.saved = state
@@ -281,5 +187,6 @@ def last_checkpoint(stage: PpoStage) -> tuple[PpoState, Path | None]:
     newest = stage.checkpoints.newest(stage.context.tracker.note)
     if newest is None:
         return PpoState(kl_coefficient=stage.ppo.kl.coefficient), None
-    stage.context.folder.store.pull(newest / "state.json")
+    for name in ("state.json", EARLY):
+        stage.context.folder.store.pull(newest / name)
     return PpoState.of(json.loads((newest / "state.json").read_text())), newest / "learner"

@@ -52,11 +52,7 @@ def stop_folder(stage: Path, step: int) -> Path:
 def save_stop(stage: Path, step: int, batch: LearnBatch, cause: str, metrics: Metrics) -> Path:
     """Writes batch, cause and the metrics as far as there are any; returns the folder."""
     folder = stop_folder(stage, step)
-    write_rollouts(
-        batch.rollouts,
-        {"score": batch.scores.score, "baseline": batch.scores.baseline, "reference": batch.reference},
-        folder / "batch.parquet",
-    )
+    write_scored(batch.rollouts, batch.scores, batch.reference, folder / "batch.parquet")
     values = {name: value if np.isfinite(value) else None for name, value in metrics.values_by_name().items()}
     about = {"cause": cause, "kl_coefficient": batch.kl_coefficient, "seed": batch.seed, "metrics": values}
     write_json(folder / "stop.json", about)
@@ -69,6 +65,16 @@ def read_stop(stage: Path, step: int) -> tuple[LearnBatch, dict[str, Any]] | Non
     if not (folder / "stop.json").is_file():
         return None
     about = json.loads((folder / "stop.json").read_text(encoding="utf-8"))
-    rollouts, columns = read_rollouts(folder / "batch.parquet", ("score", "baseline", "reference"))
-    scores = Scores(columns["score"], columns["baseline"])
-    return LearnBatch(rollouts, scores, columns["reference"], about["kl_coefficient"], about["seed"]), about
+    return LearnBatch(*read_scored(folder / "batch.parquet"), about["kl_coefficient"], about["seed"]), about
+
+
+def write_scored(rollouts: Rollouts, scores: Scores, reference: Ragged, path: Path) -> None:
+    """Rollouts with what scorers said of them; `read_scored` gives them back to the bit."""
+    more: dict[str, Any] = {"score": scores.score, "baseline": scores.baseline, "reference": reference}
+    write_rollouts(rollouts, more, path)
+
+
+def read_scored(path: Path) -> tuple[Rollouts, Scores, Ragged]:
+    """What `write_scored` wrote."""
+    rollouts, columns = read_rollouts(path, ("score", "baseline", "reference"))
+    return rollouts, Scores(columns["score"], columns["baseline"]), columns["reference"]

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from pit_ray import driver
+from pit_ray.config import Config
 from pit_ray.errors import GroupLost, InfraError
 from pit_ray.in_process import InProcess, TorchLearner, TorchRollout
 from pit_ray.metrics import Metrics
@@ -102,13 +103,33 @@ class Disturbed(InProcess):
         return role
 
 
-def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(finished: RunFolder, tmp_path: Path) -> None:
-    config = config_for(tmp_path / "disturbed")
+def one_behind(run: Path) -> Config:
+    """A configuration whose PPO samples a step ahead."""
+    config = config_for(run)
+    ahead = {name: getattr(config, name).model_copy(update={"lag": 1}) for name in ("ppo_policy", "ppo_improver")}
+    return config.model_copy(update=ahead)
+
+
+@pytest.fixture(scope="session")
+def finished_one_behind(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run_to_the_end(one_behind(tmp_path_factory.mktemp("runs") / "undisturbed"))
+
+
+@pytest.mark.parametrize(
+    ("configure", "undisturbed", "calls_before"), [(config_for, "finished", 1), (one_behind, "finished_one_behind", 2)]
+)
+def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(
+    configure: Callable[[Path], Config], undisturbed: str, calls_before: int, request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """`calls_before`: calls of `generate` before the one in which the phase's second step is being sampled, or, one
+    step ahead, its third."""
+    config, finished = configure(tmp_path / "disturbed"), request.getfixturevalue(undisturbed)
     folder = RunFolder(config.run)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for while_doing, at, act, ends_in, checkpoint in (
         ("learn", 3, die, InfraError, "step-000002-1"),  # the second phase, after a step that no checkpoint holds
-        ("generate", 1, stop_by(signal.SIGTERM), 143, "step-000003-1"),  # the step is given up
+        ("generate", calls_before, stop_by(signal.SIGTERM), 143, "step-000003-1"),  # the step is given up
         ("learn", 0, stop_by(signal.SIGINT), 130, "step-000004-1"),  # the step is finished
         ("learn", 2, die, InfraError, "step-000006-2"),  # between the last two steps of the third phase
     ):
@@ -128,6 +149,18 @@ def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(finished: RunFold
     assert rollout_tables(folder) == rollout_tables(finished)
     ours, theirs = summary(folder), summary(finished)
     assert ours | {"seconds": None} == theirs | {"seconds": None}
+
+
+def test_one_step_behind_only_the_first_step_of_a_phase_samples_with_its_own_weights(
+    finished_one_behind: RunFolder,
+) -> None:
+    steps = [record for record in read_metrics(finished_one_behind.path) if record["stage"] == "ppo_improver"]
+    phases = [record["phase"] for record in steps]
+    behind = [0 if phase not in phases[:i] else 1 for i, phase in enumerate(phases)]
+    assert [record["step"] - record["val/policy_version"] for record in steps] == behind
+    assert sum(behind) == 4
+    for record, lag in zip(steps, behind, strict=True):
+        assert (record["val/sampler_mismatch_max"] > 1e-4) == bool(lag)
 
 
 def test_a_second_signal_before_any_step_leaves_the_checkpoint_alone(finished: RunFolder, tmp_path: Path) -> None:
