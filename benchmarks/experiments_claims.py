@@ -127,7 +127,7 @@ def tripost(runs: dict[str, list[Finished]]) -> list[Claim]:
             Claim(f"{task}: share of self-feedback with the right verdict (and place), by seed", text, "–", None)
         )
     best = max((min(g for g, _, p in gains if p == place), place) for place in {p for _, _, p in gains})
-    said, target = f"+{best[0]:.1f} ({best[1]})", f"≥ +{TRIPOST_TARGET}"
+    said, target = f"{best[0]:+.1f} ({best[1]})", f"≥ +{TRIPOST_TARGET}"
     return [*found, Claim("largest gain over both rationale baselines", said, target, best[0] >= TRIPOST_TARGET)]
 
 

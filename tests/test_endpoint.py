@@ -278,8 +278,9 @@ def test_reasoning_models_are_told_their_limit_by_its_new_name(stub: StubEndpoin
 
 
 def test_requests_are_spaced(stub: StubEndpoint, tmp_path: Path) -> None:
-    client(stub, tmp_path, requests_per_minute=600).answer(many(5))
-    assert stub.times[-1] - stub.times[0] >= 0.35
+    one, started = client(stub, tmp_path, requests_per_minute=600), time.monotonic()
+    one.answer(many(5))
+    assert stub.times[-1] - started >= 0.39  # since before the first: a request may be late, never early
 
 
 def test_the_budget_stops_a_run_and_a_higher_one_lets_it_go_on(stub: StubEndpoint, tmp_path: Path) -> None:
