@@ -11,8 +11,8 @@ from torch import Tensor
 from pit_ray.records import Ragged
 
 PASS_TOKENS = 200
-"""What a pass costs beside its tokens, in tokens of padding that take as long: on CPUs 50 to 500 are as good for a model
-of 0.7 M parameters; for one of 25 M, 50 was better than 200 in a single trial on 8 rows."""
+"""What a pass costs beside its tokens, in tokens of padding that take as long: on CPUs 50 to 500 are as good for a
+model of 0.7 M parameters; for one of 25 M, 50 was better than 200 in a single trial on 8 rows."""
 
 
 class Batch(NamedTuple):
