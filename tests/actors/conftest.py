@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from filelock import FileLock
 
 from actors.group import Group, Worker
 from actors.plan import Bundle
@@ -57,6 +59,10 @@ actors:
 """Every stage on two vLLM workers and two DeepSpeed ranks with ZeRO 3, as short as can be."""
 
 
+KEPT = "PIT_RAY_TEST_RUN"
+"""Environment variable: a folder where the undisturbed run is kept for test commands that follow on the same commit."""
+
+
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
@@ -65,12 +71,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(recipe: Path) -> Path:
-    """The folder of a run of the recipe from nothing to its report; beside it, in a .log, what the command said."""
-    run = Disturbed(recipe, recipe.with_name("undisturbed"))
-    run.start()
-    assert run.end() == 0, run.said[-4000:]
-    return run.run
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of a run of the recipe from nothing to its report; beside it, in a .log, what the command said.
+    Whichever of pytest's processes comes first makes it, the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    place = Path(os.environ.get(KEPT) or (own if worker_id == "master" else own.parent))
+    with FileLock(place / "undisturbed.lock"):
+        run, recipe = place / "undisturbed", place / "undisturbed.yaml"
+        if not (run / "report.html").is_file():
+            recipe.write_text(RECIPE)
+            made = Disturbed(recipe, run)
+            made.start()
+            assert made.end() == 0, made.said[-4000:]
+    return run
 
 
 @pytest.fixture(scope="session")
