@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from pit_ray.config.training import Ppo
-from pit_ray.learn.batches import collate, micro_batches
+from pit_ray.learn.batches import micro_batches
 from pit_ray.learn.engine import Engine
 from pit_ray.maths.correction import importance_weights
 from pit_ray.maths.gae import advantages
 from pit_ray.maths.kl import k1, k3
 from pit_ray.maths.masked import explained_variance, row_sums, whiten
 from pit_ray.metrics import Metrics
+from pit_ray.models.packing import collate
 from pit_ray.records import Experience, Ragged, Rollouts, Scores
 
 
@@ -58,7 +59,7 @@ def _forward(engine: Engine, contexts: Ragged, rollouts: Rollouts, budget: int) 
     for rows in micro_batches(contexts.lengths + response.lengths, engine.rank, engine.world, budget):
         batch = collate([contexts[i] for i in rows], [response[i] for i in rows], engine.device)
         with torch.no_grad():
-            columns = engine(*batch, rollouts.temperature)
+            columns = engine(batch, rollouts.temperature)
         mine.append((rows, torch.stack(columns).float().cpu().numpy()))
     joined = np.zeros((3, len(response.values)), dtype=np.float32)
     for rows, columns in (part for parts in engine.gather(mine) for part in parts):

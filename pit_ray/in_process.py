@@ -12,13 +12,13 @@ import torch
 from pit_ray.config import Config
 from pit_ray.data.randomness import derive_seed
 from pit_ray.errors import GroupLost
-from pit_ray.learn.batches import collate
 from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.supervised import fit
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, torch_dtype
 from pit_ray.models.logprobs import token_logprobs
+from pit_ray.models.packing import collate
 from pit_ray.recorder import RolloutRecorder
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import FitJob, GenerateRequest, LearnerSpec, Ref, Resolved, ScoreKind
@@ -40,8 +40,9 @@ class TorchRollout:
 
     def _shard(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
         contexts = prompts.contexts().rows()
-        reversed_batch = collate([row[::-1] for row in contexts], [row[:0] for row in contexts], torch.device("cpu"))
-        ids, attention = reversed_batch.ids_BT.flip(1), reversed_batch.attention_BT.flip(1)
+        width = max(map(len, contexts))
+        ids = torch.from_numpy(np.stack([np.pad(row.astype(np.int64), (width - len(row), 0)) for row in contexts]))
+        attention = torch.arange(width) >= width - torch.tensor([[len(row)] for row in contexts])
         # At temperature 0 the likeliest token, as vLLM does, with its probability at temperature 1.
         drawn = {"do_sample": True, "temperature": request.temperature, "top_k": 0, "top_p": 1.0}
         how = drawn if request.temperature > 0 else {"do_sample": False}
@@ -79,7 +80,7 @@ class TorchRollout:
         contexts, response = rollouts.prompts.contexts(), rollouts.response
         with torch.inference_mode():
             batch = collate(contexts.rows(), response.rows(), torch.device("cpu"))
-            found, _ = token_logprobs(self.model, batch.ids_BT, batch.mask_BT)
+            found, _ = token_logprobs(self.model, batch)
         return Resolved(Ragged(found.numpy(), response.offsets))
 
 

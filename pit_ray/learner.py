@@ -13,11 +13,11 @@ from pit_ray.data.randomness import derive_seed
 from pit_ray.data.templates import Renderer
 from pit_ray.experience import build_experience
 from pit_ray.learn import ppo
-from pit_ray.learn.batches import collate
 from pit_ray.learn.engine import EngineFactory, clear_mirror, push_parts
 from pit_ray.learn.modules import ActorCritic
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
+from pit_ray.models.packing import collate
 from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
 from pit_ray.run_folder import writing
@@ -56,7 +56,7 @@ class PpoLearner:
         """Compares the samplers' answers (a row each) with this learner's; every rank must call, rank 0 compares."""
         batch = collate(asked.prompts.contexts().rows(), asked.response.rows(), self.engine.device)
         with torch.no_grad():
-            logprobs_T, *_ = self.engine(*batch)
+            logprobs_T, *_ = self.engine(batch)
         if self.engine.rank != 0:
             return Metrics()
         now = canary.Answers(version, logprobs_T.float().cpu().numpy(), np.stack(answers.rows()))

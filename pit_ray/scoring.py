@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pit_ray.learn.batches import collate, micro_batches
+from pit_ray.learn.batches import micro_batches
 from pit_ray.models.load import load_causal, load_scalar
 from pit_ray.models.logprobs import token_logprobs
+from pit_ray.models.packing import collate
 from pit_ray.models.scalar_head import rewards
 from pit_ray.records import Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import ScoreKind
@@ -40,22 +41,22 @@ class RewardModel:
             row[:-1] if done else row for row, done in zip(rollouts.response.rows(), rollouts.finished, strict=True)
         ]
         if self.kind == "reward":
-            score = self._rewards(prompts.prompt.rows(), responses)
+            (score,) = self._rewards(prompts.prompt, responses)
             return Scores(score, np.zeros_like(score))
         contexts = prompts.contexts() if self.kind == "gap" else prompts.prompt
-        drafts = prompts.draft.rows()
-        both = self._rewards(contexts.rows() * 2, responses + drafts)
-        score, baseline = both[: len(prompts)], both[len(prompts) :]
+        score, baseline = self._rewards(contexts, responses, prompts.draft.rows())
         return Scores(score - baseline, baseline)
 
-    def _rewards(self, contexts: list[np.ndarray], responses: list[np.ndarray]) -> np.ndarray:
-        ended = [np.append(row, self.eos) for row in responses]
-        lengths = np.array([len(c) + len(r) for c, r in zip(contexts, ended, strict=True)])
-        scores = np.zeros(len(lengths), dtype=np.float32)
+    def _rewards(self, contexts: Ragged, *responses: list[np.ndarray]) -> np.ndarray:
+        """(columns of responses, prompts); a prompt's are read together, since their contexts are the same."""
+        ended = [[np.append(row, self.eos) for row in column] for column in responses]
+        lengths = len(ended) * contexts.lengths + np.sum([[len(row) for row in column] for column in ended], axis=0)
+        scores = np.zeros((len(ended), len(lengths)), dtype=np.float32)
         for rows in micro_batches(lengths, 0, 1, self.budget):
-            batch = collate([contexts[i] for i in rows], [ended[i] for i in rows], self.device)
+            asked = [contexts[i] for i in rows] * len(ended)
+            batch = collate(asked, [column[i] for column in ended for i in rows], self.device)
             with torch.inference_mode():
-                scores[rows] = rewards(self.model, batch.ids_BT, batch.attention_BT).cpu().numpy()
+                scores[:, rows] = rewards(self.model, batch).cpu().numpy().reshape(len(ended), -1)
         return scores
 
 
@@ -74,7 +75,7 @@ class ReferencePolicy:
         for rows in micro_batches(contexts.lengths + response.lengths, 0, 1, self.budget):
             batch = collate([contexts[i] for i in rows], [response[i] for i in rows], self.device)
             with torch.inference_mode():
-                logprobs_N, _ = token_logprobs(self.model, batch.ids_BT, batch.mask_BT, rollouts.temperature)
+                logprobs_N, _ = token_logprobs(self.model, batch, rollouts.temperature)
             at = np.concatenate([np.arange(response.offsets[i], response.offsets[i + 1]) for i in rows])
             found[at] = logprobs_N.cpu().numpy()
         return Ragged(found, response.offsets)

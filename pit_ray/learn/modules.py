@@ -6,29 +6,30 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pit_ray.models.logprobs import token_logprobs
+from pit_ray.models.packing import Batch
 from pit_ray.models.scalar_head import rewards, values
 
 
 class Policy(nn.Module):
-    """A language model whose forward pass gives log-probability and entropy of the masked tokens, (N,) each."""
+    """A language model whose forward pass gives log-probability and entropy of the response tokens, (N,) each."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0):
-        return token_logprobs(self.model, ids_BT, mask_BT, temperature)
+    def forward(self, batch: Batch, temperature: float = 1.0):
+        return token_logprobs(self.model, batch, temperature)
 
 
 class Reward(nn.Module):
-    """A reward model whose forward pass gives one scalar a row, (B,)."""
+    """A reward model whose forward pass gives one scalar a sequence, (B,)."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        return rewards(self.model, ids_BT, attention_BT)
+    def forward(self, batch: Batch) -> Tensor:
+        return rewards(self.model, batch)
 
 
 class ActorCritic(nn.Module):
@@ -38,6 +39,6 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy, self.value = policy, value
 
-    def forward(self, ids_BT: Tensor, attention_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0):
-        logprobs_N, entropy_N = token_logprobs(self.policy, ids_BT, mask_BT, temperature)
-        return logprobs_N, entropy_N, values(self.value, ids_BT, mask_BT)
+    def forward(self, batch: Batch, temperature: float = 1.0):
+        logprobs_N, entropy_N = token_logprobs(self.policy, batch, temperature)
+        return logprobs_N, entropy_N, values(self.value, batch)

@@ -13,10 +13,11 @@ import torch
 from pit_ray.config.training import Ppo
 from pit_ray.data.randomness import generator
 from pit_ray.errors import TrainingError
-from pit_ray.learn.batches import collate, flat, micro_batches
+from pit_ray.learn.batches import flat, micro_batches
 from pit_ray.learn.engine import Engine, micro_steps
 from pit_ray.maths.losses import clipped_policy, clipped_value
 from pit_ray.metrics import Metrics, merge
+from pit_ray.models.packing import collate
 from pit_ray.records import Experience
 
 
@@ -73,7 +74,7 @@ def _loss(
     engine: Engine, experience: Experience, at: np.ndarray, ppo: Ppo, ratio_limit: RatioLimit | None
 ) -> tuple[torch.Tensor, Metrics]:
     batch = collate([experience.context[i] for i in at], [experience.response[i] for i in at], engine.device)
-    logprobs_N, _, values_N = engine(*batch, experience.temperature)
+    logprobs_N, _, values_N = engine(batch, experience.temperature)
     columns = (experience.logprobs, experience.advantages, experience.weights, experience.values, experience.returns)
     old_N, advantages_N, weights_N, old_values_N, returns_N = (flat(c, at, engine.device) for c in columns)
     policy_loss, ratio_N = clipped_policy(logprobs_N, old_N, advantages_N, weights_N, ppo.clip)

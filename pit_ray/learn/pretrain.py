@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pit_ray.learn.batches import collate, micro_batches
+from pit_ray.learn.batches import micro_batches
 from pit_ray.learn.documents import Document, Documents, WorldDocuments
 from pit_ray.learn.modules import Policy
 from pit_ray.learn.task_documents import TaskDocuments
 from pit_ray.models.load import new_llama
+from pit_ray.models.packing import collate, use_packing
 
 WARMUP, DECAY = 50, 0.4
 """Steps of linear warm-up, and the share of all steps over which the rate falls linearly to a fiftieth."""
@@ -57,7 +58,7 @@ def gradients(policy: Policy, documents: list[Document]) -> float:
     loss = 0.0
     for rows in micro_batches(lengths, 0, 1, MICRO_BATCH_TOKENS):
         batch = collate([documents[i][0] for i in rows], [documents[i][1] for i in rows], torch.device("cpu"))
-        part = -policy(*batch)[0].sum() / count
+        part = -policy(batch)[0].sum() / count
         part.backward()
         loss += part.item()
     return loss
@@ -68,6 +69,7 @@ def pretrain(name: str, seed: int, folder: Path | None) -> None:
     documents = documents_of(name)
     renderer, folder = documents.renderer, folder or documents.folder
     model = new_llama(documents.shape, renderer.tokenizer, seed)
+    use_packing(model)
     policy, both = Policy(model), optimizers(model)
     factor = partial(lr_factor, steps=documents.steps)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in both]

@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from pit_ray.learn.batches import collate, micro_batches, with_end
+from pit_ray.learn.batches import micro_batches, with_end
 from pit_ray.learn.engine import Engine, micro_steps
 from pit_ray.maths.losses import bradley_terry, five_comparisons
 from pit_ray.metrics import Metrics
+from pit_ray.models.packing import collate
 from pit_ray.records import Pairs, Prompts, Ragged
 
 Sequences = list[tuple[Ragged, Ragged]]
@@ -35,12 +36,12 @@ def score_sequences(model: Callable, rows: np.ndarray, seqs: Sequences, device: 
     """(roles, rows): each sequence's scalar, all in one forward pass."""
     contexts = [context[i] for context, _ in seqs for i in rows]
     responses = [response[i] for _, response in seqs for i in rows]
-    return model(*collate(contexts, responses, device)).reshape(len(seqs), len(rows))
+    return model(collate(contexts, responses, device)).reshape(len(seqs), len(rows))
 
 
 def pair_lengths(seqs: Sequences) -> np.ndarray:
-    """Padded tokens that a pair costs: its longest sequence times its number of sequences."""
-    return np.max([c.lengths + r.lengths for c, r in seqs], axis=0) * len(seqs)
+    """Tokens of all sequences of each pair."""
+    return np.sum([c.lengths + r.lengths for c, r in seqs], axis=0)
 
 
 def step(engine: Engine, pairs: Pairs, bridge: np.ndarray | None, eos: int, budget: int) -> Metrics:

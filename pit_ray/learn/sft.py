@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from pit_ray.learn.batches import collate, micro_batches, with_end
+from pit_ray.learn.batches import micro_batches, with_end
 from pit_ray.learn.engine import Engine, micro_steps
 from pit_ray.metrics import Metrics
+from pit_ray.models.packing import collate
 from pit_ray.records import Examples, Pairs, Prompts
 
 
@@ -28,8 +29,8 @@ def step(engine: Engine, batch: Examples, budget: int) -> Metrics:
     parts: list[tuple[float, float]] = []
 
     def loss(rows: np.ndarray) -> torch.Tensor:
-        padded = collate([batch.context[i] for i in rows], [batch.response[i] for i in rows], engine.device)
-        logprobs_N, _ = engine(*padded)
+        packed = collate([batch.context[i] for i in rows], [batch.response[i] for i in rows], engine.device)
+        logprobs_N, _ = engine(packed)
         each = np.repeat(batch.weight[rows], batch.response.lengths[rows])
         weighted_N = logprobs_N * torch.from_numpy(each).to(engine.device)
         parts.append((-float(weighted_N.detach().sum()), float(each.sum(dtype=np.float64))))

@@ -25,6 +25,7 @@ from transformers import (
 from pit_ray.config.tree import FromScratch
 from pit_ray.errors import LINE, DataError, cause, listed, short
 from pit_ray.models.folder import HEAD, architecture, check_folder, check_head, weights
+from pit_ray.models.packing import use_packing
 
 EOS, PAD = "<|end|>", "<|pad|>"
 LONG_RUN = re.compile(r"\S{257}|\s{257}")
@@ -82,6 +83,7 @@ def _load(
     if lacking := sorted(set(info["missing_keys"]) - drawn):
         raise DataError(f"'{path}' has no weights for {listed(lacking)} of {type(model).__name__}")
     model.eval()  # dropout stays off in every stage
+    use_packing(model)
     return model
 
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,12 +16,12 @@ from torch import Tensor
 from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds import WORLDS, base_folder
-from pit_ray.learn import ppo, reward, sft
-from pit_ray.learn.batches import Batch, collate
+from pit_ray.learn import reward, sft
 from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.modules import Policy, Reward
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics
+from pit_ray.models import load, packing
 from pit_ray.models.load import load_causal, load_scalar, load_tokenizer
 from pit_ray.records import Pairs, Prompts, Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
@@ -97,18 +96,20 @@ def test_losses_and_gradients_do_not_depend_on_micro_batches(step: Step, budget:
     assert_equal(step(budget), step(100_000))
 
 
-def wider(contexts: list[np.ndarray], responses: list[np.ndarray], device: torch.device) -> Batch:
-    """The same batch with eleven more columns of padding, all padding filled with an ordinary token."""
-    batch = collate(contexts, responses, device)
-    ids, attention, mask = (torch.nn.functional.pad(column, (0, 11)) for column in batch)
-    return Batch(ids.where(attention, 77), attention, mask)
-
-
-def test_losses_and_gradients_do_not_depend_on_padding(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shared", [1, 10**9])
+def test_losses_and_gradients_do_not_depend_on_what_is_shared(
+    step: Step, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = step(300)
-    modules: tuple[ModuleType, ...] = (sft, reward, ppo)
-    for module in modules:
-        monkeypatch.setattr(module, "collate", wider)
+    monkeypatch.setattr(packing, "LEAST_SHARED", shared)
+    assert_equal(step(300), expected)
+
+
+def test_losses_and_gradients_of_packed_and_of_padded_rows_are_the_same(
+    step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = step(300)
+    monkeypatch.setattr(load, "use_packing", lambda model: None)
     assert_equal(step(300), expected)
 
 

@@ -20,8 +20,10 @@ from pit_ray.learn.engine import TorchEngine
 from pit_ray.learn.modules import ActorCritic, Policy, Reward
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar
+from pit_ray.models.packing import collate
 from pit_ray.records import Experience, Pairs, Ragged
 
+CPU = torch.device("cpu")
 EOS = 1
 BRIDGE = np.array([1, 40, 41], dtype=np.int32)
 OPTIMIZER = Optimizer(lr=1e-3, warmup_steps=0, grad_clip=0.5)
@@ -178,10 +180,9 @@ def experience(causal: Path, pairs: Pairs) -> Experience:
     responses = pairs.chosen
     logprobs, values = [], []
     for context, response in zip(pairs.prompt.rows(), responses.rows(), strict=True):
-        ids = torch.from_numpy(np.concatenate([context, response]).astype(np.int64))[None]
-        mask = torch.arange(ids.shape[1])[None] >= len(context)
+        alone = collate([context], [response], CPU)
         with torch.no_grad():
-            found, _, value = engine(ids, torch.ones_like(mask), mask, 0.8)
+            found, _, value = engine(alone, 0.8)
         logprobs.append(found.numpy())
         values.append(value.numpy())
 
@@ -224,9 +225,8 @@ def test_the_first_ppo_update_is_the_weighted_policy_gradient_over_all_tokens(ca
     # Before the first update the ratio is 1 and no value has moved: the gradient is that of these plain sums.
     total = torch.zeros(())
     for i, context in enumerate(pairs.prompt.rows()):
-        ids = torch.from_numpy(np.concatenate([context, made.response[i]]).astype(np.int64))[None]
-        mask = torch.arange(ids.shape[1])[None] >= len(context)
-        logprobs, _, values = engine(ids, torch.ones_like(mask), mask, made.temperature)
+        alone = collate([context], [made.response[i]], CPU)
+        logprobs, _, values = engine(alone, made.temperature)
         advantages, weights, returns = (torch.from_numpy(c[i]) for c in (made.advantages, made.weights, made.returns))
         total = total - (weights * advantages * logprobs).sum() + 0.25 * 0.5 * ((values - returns) ** 2).sum()
     (total / len(made.response.values)).backward()
@@ -271,9 +271,8 @@ def test_ppo_raises_the_probability_of_what_turned_out_well(causal: Path, pairs:
     ppo.step(engine, taught, gentle, seed=1, ratio_limit=EXACT)
     moved = []
     for i, context in enumerate(pairs.prompt.rows()):
-        ids = torch.from_numpy(np.concatenate([context, made.response[i]]).astype(np.int64))[None]
-        mask = torch.arange(ids.shape[1])[None] >= len(context)
+        alone = collate([context], [made.response[i]], CPU)
         with torch.no_grad():
-            after, _, _ = engine(ids, torch.ones_like(mask), mask, made.temperature)
+            after, _, _ = engine(alone, made.temperature)
         moved.append(float(after.sum()) - float(made.logprobs[i].sum()))
     assert np.mean(moved[:6]) > 0 > np.mean(moved[6:])

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pit_ray.maths.kl import KlController, k1, k3
 from pit_ray.maths.masked import row_sums
 from pit_ray.models.logprobs import token_logprobs
+from pit_ray.models.packing import collate
 from pit_ray.records import Ragged
 
 LOGITS = hnp.arrays(np.float64, 6, elements=st.floats(-4, 4))
@@ -47,11 +48,10 @@ def next_token(model: LlamaForCausalLM, before: tuple[int, ...]) -> np.ndarray:
 def test_the_mean_kl_of_responses_is_the_divergence_of_the_models_over_all_of_them() -> None:
     policy, reference, prompt = tiny(0), tiny(1), (2, 0)
     responses = list(product(range(4), repeat=3))
-    ids = torch.tensor([[*prompt, *response] for response in responses])
-    mask = torch.arange(5).expand(len(ids), 5) >= 2
+    batch = collate([np.array(prompt)] * len(responses), [np.array(r) for r in responses], torch.device("cpu"))
     with torch.no_grad():
-        ours, theirs = (token_logprobs(m, ids, mask)[0].numpy() for m in (policy, reference))
-    offsets = np.arange(0, 3 * len(ids) + 1, 3)
+        ours, theirs = (token_logprobs(m, batch)[0].numpy() for m in (policy, reference))
+    offsets = np.arange(0, 3 * len(responses) + 1, 3)
     chance = np.exp(row_sums(Ragged(ours, offsets)))
     # By the chain rule: at each place the divergence of the next token, as often as the policy comes there.
     exact = 0.0

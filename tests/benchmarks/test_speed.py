@@ -1,0 +1,57 @@
+"""What benchmarks say of ratios: targets, the last commit's figures, and the file that keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.speed.bench import read, write
+from benchmarks.speed.findings import Finding, fallen, finding, in_turn, median_ratio
+from benchmarks.speed.workloads import LONGEST, SHORTEST, response_lengths
+
+
+@pytest.mark.parametrize(
+    ("ratio", "target", "holds"),
+    [(0.8, ">= 0.8", True), (0.79, ">= 0.8", False), (25.0, "<= 25", True), (26, "<= 25", False), (3.0, "", None)],
+)
+def test_a_target_is_held_or_missed(ratio: float, target: str, holds: bool | None) -> None:
+    assert finding("x", ratio, target).holds is holds
+
+
+def made(name: str, ratio: float, target: str) -> Finding:
+    return finding(name, ratio, target)
+
+
+def test_what_became_worse_by_a_tenth_is_said_whichever_way_is_better() -> None:
+    before = [made("up", 1.0, ">= 1"), made("down", 10.0, "<= 20"), made("steady", 1.0, ""), made("gone", 1.0, "")]
+    now = [made("up", 0.85, ">= 1"), made("down", 12.0, "<= 20"), made("steady", 0.95, ""), made("new", 0.1, "")]
+    said = fallen(before, now)
+    assert [sentence.split()[0] for sentence in said] == ["up", "down"]
+    assert fallen(now, before) == []
+
+
+def test_figures_take_the_place_of_those_of_their_name(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write([made("a", 1.0, ""), made("b", 2.0, "")], path)
+    write([made("b", 3.0, "")], path)
+    assert {found.name: found.ratio for found in read(path)} == {"a": 1.0, "b": 3.0}
+
+
+def test_all_take_their_turn_and_the_first_time_does_not_count() -> None:
+    order: list[str] = []
+    seconds = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert "".join(order) == "ab" * 4
+    assert [len(seconds[name]) for name in "ab"] == [3, 3]
+
+
+def test_a_machine_that_is_slow_for_a_while_changes_no_ratio() -> None:
+    steady, slow = np.array([2.0, 2.1, 1.9, 2.0, 2.0]), np.array([1.0, 1.0, 30.0, 1.0, 1.0])
+    assert median_ratio(steady * slow, slow) == pytest.approx(2.0)
+
+
+def test_lengths_spread_as_they_say() -> None:
+    lengths = response_lengths(4000, 0)
+    assert lengths.min() == SHORTEST and lengths.max() == LONGEST
+    assert np.median(lengths) == pytest.approx(50, rel=0.1)
