@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: help quickstart test test-cluster faults chaos replicate experiments docs lock clean
+.PHONY: help quickstart test test-cluster faults chaos replicate experiments bench docs lock clean
 # Without cached byte code every Ray worker would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 # quickstart and test share the cores and Ray's ports.
@@ -45,6 +45,9 @@ replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which take
 
 experiments: $(READY)  ## train what benchmarks/experiments.yaml lists (or NAMES of it), which takes hours; write results/
 	$(BIN)/python -m benchmarks.experiments $(NAMES)
+
+bench: $(READY)  ## measure speed (or PROGRAMS of it) on this machine; write benchmarks/results.json
+	$(BIN)/python -m benchmarks.speed.bench $(PROGRAMS)
 
 chaos: $(READY)  ## kill processes at random in every stage, at most 45 minutes; the result must be the same
 	$(BIN)/python -m tests.chaos

@@ -1,7 +1,7 @@
 """Sequences one after another in one row: no padding, and what they have in common is computed once.
 
 Linear layers see one long row. Attention keeps the sequences apart: each one's queries meet the keys of its own tokens
-and of those that it shares with a sequence before it. Models that cannot be told so (see `use_packing`) are given padded rows.
+and of those that it shares with a sequence before it. Models that cannot be told so are given padded rows.
 """
 
 from __future__ import annotations

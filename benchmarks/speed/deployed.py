@@ -1,0 +1,32 @@
+"""The roles of a run on Ray, as a run has them, without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.deployment import EngineModel, RayDeployment
+from pit_ray.config.load import parse_config
+from pit_ray.data.templates import Renderer
+from pit_ray.run_folder import RunFolder
+
+
+@contextmanager
+def deployed(models: dict[str, Path], root: Path, roles: Sequence[str], **actors: object) -> Iterator[RayDeployment]:
+    """`actors`: keys of the configuration's section."""
+    plain = {
+        "run": str(root / "run"),
+        "data": {"source": "world:notes", "pairs": 100},
+        "model": {"path": str(models["policy"]), "dtype": "float32"},
+        "actors": {"address": "local", **actors},
+    }
+    config = parse_config(plain, where="benchmark")
+    model = EngineModel(lambda: models["policy"], lambda: Renderer.load(models["policy"]).eos, 512)
+    folder = RunFolder(config.run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    deployment = RayDeployment(config, folder, model, models["policy"], print, roles)
+    try:
+        yield deployment
+    finally:
+        deployment.close()
