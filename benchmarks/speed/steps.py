@@ -1,0 +1,59 @@
+"""Steps of the improver's PPO in the quickstart: what of a step is neither generate, score, learn nor sync; and, one
+step behind (`lag=1`), a step against the longer of sampling with scoring and learning, each with a core to itself.
+
+usage: python -m benchmarks.speed.steps FINDINGS
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.speed.findings import FINDINGS, Finding, finding
+from benchmarks.speed.started import ready, started
+from pit_ray.tracking import read_metrics
+
+STEPS, SKIPPED, ROUNDS = 10, 2, 2
+PARTS = ("generate", "score", "learn", "sync")
+SHORT = [
+    f"ppo_improver.phases=[{{name: annotated, drafts: annotated, steps: {STEPS}}}]",
+    "ppo_improver.checkpoint_every=100", "evaluation={iterations: 1, bootstrap: 50}", "data.held_out=64",
+    "actors.rollout.threads=1", "actors.learner.threads=1", "actors.scorer.threads=1",
+]  # fmt: skip
+Step = dict[str, float]
+
+
+def steps(run: Path, lag: int, given: list[str]) -> list[Step]:
+    """The times of each step but the first."""
+    with started(run, [*given, *SHORT, f"ppo_improver.lag={lag}"]) as command:
+        command.wait_for("stages/*-ppo_improver/done.json")
+    records = [record for record in read_metrics(run) if record["stage"] == "ppo_improver"]
+    return [{name: record.get(f"time/{name}", 0.0) for name in ("step", *PARTS)} for record in records][SKIPPED:]
+
+
+def middle(found: list[Step], name: str) -> float:
+    return statistics.median(step[name] for step in found)
+
+
+def main() -> list[Finding]:
+    behind, overhead = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        given = ready(Path(folder))
+        for turn in range(ROUNDS):
+            plain, lagged = (steps(Path(folder) / f"lag-{lag}-{turn}", lag, given) for lag in (0, 1))
+            for lag, found in enumerate((plain, lagged)):
+                parts = ", ".join(f"{part} {middle(found, part):.2f}" for part in PARTS)
+                print(f"lag {lag}: {middle(found, 'step'):.2f} s a step: {parts}")
+            overhead += [1 - sum(step[part] for part in PARTS) / step["step"] for step in plain]
+            longer = max(middle(plain, "generate") + middle(plain, "score"), middle(plain, "learn"))
+            behind.append(middle(lagged, "step") / longer)
+    return [
+        finding("overhead_share", statistics.median(overhead), "<= 0.03"),
+        finding("lag1_vs_max", statistics.median(behind), "<= 1.15"),
+    ]
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(FINDINGS.dump_json(main()))
