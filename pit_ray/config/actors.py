@@ -40,7 +40,7 @@ class ScorerActors(Section):
     threads: PositiveInt = 2
     """Compute threads of an actor on CPUs."""
     batch_tokens: PositiveInt = 16384
-    """Padded tokens in one forward pass."""
+    """Tokens in one forward pass."""
 
 
 class LearnerActors(Section):

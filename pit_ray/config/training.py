@@ -23,7 +23,7 @@ class Optimizer(Section):
     grad_clip: PositiveFloat = 1.0
     """Largest global gradient norm."""
     micro_batch_tokens: PositiveInt = 8192
-    """Padded tokens in one forward pass of one rank; more is faster and needs more memory; the results are
+    """Tokens in one forward pass of one rank; more is faster and needs more memory; the results are
     the same."""
 
 

@@ -1,0 +1,140 @@
+"""A PPO step against TRL's trainer: the same models, prompts, batch, epochs, minibatches and optimizer; responses whose
+lengths spread as in real data, and short ones as in the quickstart. The two take turns, step by step.
+
+TRL stands in an environment of its own (`make bench` makes it); PIT_RAY_TRL names its interpreter.
+
+usage: python -m benchmarks.speed.ppo_step FINDINGS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from actors.deployment import RayDeployment
+from benchmarks.speed.countdown import ASK, LONGEST, chances, countdown
+from benchmarks.speed.deployed import deployed
+from benchmarks.speed.findings import FINDINGS, Finding, finding, median_ratio, table
+from pit_ray.config.training import Optimizer, Phase, Ppo
+from pit_ray.data.templates import Renderer
+from pit_ray.records import Prompts, Ragged
+from pit_ray.roles import GenerateRequest, LearnerSpec
+from pit_ray.store import Store
+
+SAMPLES, PROMPT, EPOCHS, MINIBATCHES, LR = 128, 40, 2, 4, 1e-7
+LENGTHS = {"long": (50.0, 0.9, 8, 255, 2.0, 5), "short": (30.0, 0.2, 16, 60, 1.3, 9)}
+"""Of responses: median, spread, shortest, longest; target, rounds."""
+PARTS = ("generate", "score", "learn", "sync")
+Seconds = dict[str, float]
+
+
+class Ours:
+    """The roles of a run, and one step of them after the other."""
+
+    def __init__(self, deployment: RayDeployment, folders: dict[str, Path], prompts: Prompts, longest: int) -> None:
+        self.prompts, self.longest, self.version = prompts, longest, 0
+        self.pool, self.learner = deployment.rollout(), deployment.learner()
+        self.reward, self.reference = deployment.reward(), deployment.reference()
+        optimizer = Optimizer(lr=LR, schedule="constant", warmup_steps=0)
+        phases = (Phase(name="policy", drafts="none", steps=1),)
+        ppo = Ppo(phases=phases, epochs=EPOCHS, minibatches=MINIBATCHES, optimizer=optimizer)
+        policy, store = folders["policy"], Store(folders["policy"])
+        self.learner.start(
+            LearnerSpec(policy, folders["reward"], policy, ppo, "float32", 100, 0, False, store), None
+        ).result()
+        self.reward.load(folders["reward"], "reward", deployment.model.eos()).result()
+        self.reference.load(policy).result()
+
+    def step(self) -> Seconds:
+        at = [time.perf_counter()]
+        rollouts = self.pool.generate(self.prompts, GenerateRequest(1.0, self.longest, self.version, 64))
+        rollouts.wait()
+        at.append(time.perf_counter())
+        scores, reference = self.reward.score(rollouts), self.reference.logprobs(rollouts)
+        scores.wait()
+        reference.wait()
+        at.append(time.perf_counter())
+        self.learner.learn(rollouts, scores, reference, 0.05, self.version).result()
+        at.append(time.perf_counter())
+        self.version += 1
+        self.pool.sync(self.learner.weights(), self.version).result()
+        at.append(time.perf_counter())
+        self.lengths = rollouts.result().response.lengths
+        return dict(zip(PARTS, np.diff(at).tolist(), strict=True)) | {"step": at[-1] - at[0]}
+
+
+class Theirs:
+    """TRL in a process of its own."""
+
+    def __init__(self, folders: dict[str, Path], prompts: Prompts, longest: int, rounds: int) -> None:
+        contexts = [row.tolist() for row in prompts.contexts().rows()]
+        asked = {name: str(path) for name, path in folders.items()} | {
+            "contexts": contexts, "new_tokens": longest, "epochs": EPOCHS, "minibatches": MINIBATCHES, "lr": LR,
+            "steps": rounds + 1, "out": str(folders["policy"].parent / "trl"),
+        }  # fmt: skip
+        if not (interpreter := os.environ.get("PIT_RAY_TRL")):
+            raise SystemExit("PIT_RAY_TRL names no interpreter that has TRL; `make bench` makes one")
+        command = [interpreter, str(Path(__file__).with_name("trl_peer.py")), json.dumps(asked)]
+        threads = {"OMP_NUM_THREADS": str(os.cpu_count()), "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads
+        )
+
+    def step(self) -> Seconds:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("STEP "):
+                return json.loads(line[5:])
+        raise SystemExit("TRL ended")
+
+
+def measure(name: str, root: Path) -> list[Finding]:
+    middle, spread, shortest, longest, target, rounds = LENGTHS[name]
+    folders = countdown(chances(middle, spread, shortest, longest), root)
+    renderer = Renderer.load(folders["policy"])
+    ask = renderer.tokenizer.vocab[ASK]
+    nothing = Ragged.of([[]] * SAMPLES)
+    prompts = Prompts(
+        np.arange(SAMPLES), Ragged.of([[ask] * PROMPT] * SAMPLES), nothing, np.zeros(SAMPLES, dtype=np.int8), None
+    )
+    new_tokens = min(longest + 1, LONGEST)
+    seconds: dict[str, list[Seconds]] = {"pit-ray": [], "TRL": []}
+    with deployed(folders, root, ["rollout", "reward", "reference", "learner"]) as deployment:
+        ours, theirs = (
+            Ours(deployment, folders, prompts, new_tokens),
+            Theirs(folders, prompts, new_tokens, rounds),
+        )
+        for turn in range(rounds + 1):
+            both = ours.step(), theirs.step()
+            if turn:
+                for who, took in zip(seconds, both, strict=True):
+                    seconds[who].append(took)
+        drawn = ours.lengths
+        print(f"responses of {drawn.min()} to {drawn.max()} tokens, {drawn.mean():.1f} on average")
+        theirs.process.wait(60)
+    for who, steps in seconds.items():
+        columns = {part: [step[part] for step in steps] for part in steps[0]}
+        print(table(f"{who}, {name} responses, {SAMPLES} samples", columns))
+    ratio = median_ratio(*([step["step"] for step in seconds[who]] for who in ("TRL", "pit-ray")))
+    return [finding(f"ppo_vs_trl_{name}", ratio, f">= {target}")]
+
+
+def main() -> list[Finding]:
+    found = []
+    for name in LENGTHS:
+        with tempfile.TemporaryDirectory() as folder:
+            found += measure(name, Path(folder))
+    return found
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(FINDINGS.dump_json(main()))
