@@ -114,6 +114,11 @@ class RayDeployment:
 
     def close(self) -> None:
         """Ends the actors and leaves Ray; a local Ray ends with it."""
+        if self.config.tracking.profile and ray.is_initialized():
+            timeline = self.folder.profile("ray.json")
+            timeline.parent.mkdir(exist_ok=True)
+            ray.timeline(str(timeline))
+            self.folder.store.push(timeline)
         self._end()
         ray.shutdown()
 

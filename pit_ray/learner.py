@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +43,27 @@ class PpoLearner:
         updates = spec.total_steps * spec.ppo.epochs * spec.ppo.minibatches
         self.engine = make_engine(ActorCritic(self.policy, value), spec.ppo.optimizer, updates)
         self.answers: canary.Answers | None = None
+        self.updates = 0
 
     def learn(self, rollouts: Rollouts, scores: Scores, reference: Ragged, kl_coefficient: float, seed: int) -> Metrics:
         """One PPO step; this rank's part of the metrics."""
-        experience, seen = build_experience(self.engine, rollouts, scores, reference, kl_coefficient, self.spec.ppo)
-        learned = ppo.step(self.engine, experience, self.spec.ppo, seed, ppo.RATIO_LIMIT[self.dtype])
+        self.updates += 1
+        with self._traced(self.spec.trace if self.updates == 2 and self.engine.rank == 0 else None):
+            experience, seen = build_experience(self.engine, rollouts, scores, reference, kl_coefficient, self.spec.ppo)
+            learned = ppo.step(self.engine, experience, self.spec.ppo, seed, ppo.RATIO_LIMIT[self.dtype])
         return seen | learned if self.engine.rank == 0 else learned
+
+    @contextmanager
+    def _traced(self, path: Path | None) -> Iterator[None]:
+        """Writes what torch's profiler saw, where a path is given. The first update would show how caches fill."""
+        if path is None:
+            yield
+            return
+        with torch.profiler.profile() as profiler:
+            yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(path))
+        self.spec.store.push(path)
 
     def weights(self) -> dict[str, Tensor]:
         """The whole policy on rank 0, {} elsewhere."""

@@ -109,6 +109,8 @@ class LearnerSpec:
     trust_remote_code: bool
     store: Store
     """Of the run; the paths above are its own, or on storage that all nodes see."""
+    trace: Path | None = None
+    """Where rank 0 writes a trace of its second update, if anywhere."""
 
 
 class RolloutPool(Protocol):

@@ -100,6 +100,10 @@ class RunFolder:
         self.path = self.store.root
         self._keeping = threading.Lock()
 
+    def profile(self, name: str) -> Path:
+        """profile/NAME: a trace of where time went."""
+        return self.path / "profile" / name
+
     def stage(self, name: str) -> Path:
         """stages/NN-name: NN is the stage's place in the run, and stays once given."""
         stages = self.path / "stages"

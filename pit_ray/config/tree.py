@@ -147,6 +147,9 @@ class Tracking(Section):
     programs that collect logs."""
     rollouts_every: PositiveInt = 1
     """Steps between Parquet records of all rollouts."""
+    profile: bool = False
+    """Traces for chrome://tracing or ui.perfetto.dev in RUN/profile: of the second update that a PPO stage's rank 0
+    makes (torch's profiler), and of all that Ray's actors did (Ray's timeline, at the end of a session)."""
 
 
 class Ready(Section):

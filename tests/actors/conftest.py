@@ -50,6 +50,7 @@ ppo_improver:
   shard_size: 8
   checkpoint_every: 2
 evaluation: {iterations: 2, examples: 4}
+tracking: {profile: true}
 actors:
   address: local
   rollout: {workers: 2, cpus: 0.25, threads: 1, kv_cache_gib: 0.1}

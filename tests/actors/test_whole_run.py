@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -24,6 +25,10 @@ def pit_ray(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+def read(path: Path) -> str:
+    return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+
+
 def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     run, said = undisturbed, undisturbed.with_name("undisturbed.log").read_text(encoding="utf-8")
     assert "improver vs policy" in said and "report.html" in said
@@ -39,6 +44,11 @@ def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path:
     table = pq.read_table(run / "rollouts" / "ppo_improver" / "step-000003")
     assert table.num_rows == 16 == len(set(table["uid"].to_pylist()))
     assert set(table["policy_version"].to_pylist()) == {3} and set(table["draft_source"].to_pylist()) == {"policy"}
+    traces = {path.name: json.loads(read(path)) for path in (run / "profile").iterdir()}
+    assert traces.keys() == {"ppo_policy.json.gz", "ppo_improver.json.gz", "ray.json"}
+    for stage in ("ppo_policy", "ppo_improver"):
+        assert "scaled_dot_product" in str({event["name"] for event in traces[f"{stage}.json.gz"]["traceEvents"]})
+    assert "learn" in str({event["name"] for event in traces["ray.json"]})
     (improver,) = run.glob("stages/*-ppo_improver/model")
     (reward,) = run.glob("stages/*-gap_reward/model")
     for folder in (improver, improver.parent / "checkpoints" / "best" / "model"):

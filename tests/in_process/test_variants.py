@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,21 @@ def test_models_that_are_given_ready_are_used_and_not_trained(finished: RunFolde
     assert read_metrics(folder.path) == []
     # The same models on the same prompts with the same draws.
     assert summary(folder)["comparisons"] == summary(finished)["comparisons"]
+
+
+def test_a_profiled_run_traces_the_second_update_and_ends_the_same(finished: RunFolder, tmp_path: Path) -> None:
+    given = {stage: str(finished.model(stage)) for stage in (*REWARDS, *CAUSAL) if stage != "ppo_improver"}
+    folders = [
+        run_to_the_end(
+            config_for(tmp_path / name, ready=given, tracking={"wandb": False, "profile": name == "profiled"})
+        )
+        for name in ("plain", "profiled")
+    ]
+    assert [(folder.path / "profile").is_dir() for folder in folders] == [False, True]
+    events = json.loads(gzip.decompress(folders[1].profile("ppo_improver.json.gz").read_bytes()))["traceEvents"]
+    names = {event["name"] for event in events}
+    assert any("backward" in name.lower() for name in names) and any("adam" in name.lower() for name in names)
+    assert summary(folders[0])["comparisons"] == summary(folders[1])["comparisons"]
 
 
 def test_on_policy_drafts_are_sampled_at_the_temperature_of_later_use(finished: RunFolder, tmp_path: Path) -> None:
