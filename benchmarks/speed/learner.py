@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
+from benchmarks.speed.bare import PROMPT, bare_loop, rectangles
 from benchmarks.speed.findings import FINDINGS, Finding, finding, in_turn, median_ratio, table
 from benchmarks.speed.workloads import ids, models, response_lengths
 from pit_ray.config.training import Optimizer, Phase, Ppo
@@ -28,7 +28,6 @@ from pit_ray.learn.modules import ActorCritic
 from pit_ray.models.load import load_causal, load_scalar
 from pit_ray.records import Experience, Ragged
 
-PROMPT = 40
 WORK = {"1m": (128, 32, 9, 0.80), "25m": (32, 16, 3, 0.92)}
 """Rollouts, rows of a minibatch, rounds, target."""
 ANY = ppo.RatioLimit(float("inf"), torch.max)
@@ -65,37 +64,15 @@ def rank(module: torch.nn.Module) -> Engine:
     return DeepSpeedEngine(module, Optimizer(lr=1e-5), 10_000, 0, torch.float32)
 
 
-def bare(folders: dict[str, Path], minibatches: list[torch.Tensor]) -> Callable[[], object]:
-    """`minibatches`: rows × tokens."""
-    policy = AutoModelForCausalLM.from_pretrained(folders["policy"])
-    value = AutoModelForSequenceClassification.from_pretrained(folders["reward"])
-    optimizer = torch.optim.AdamW([*policy.parameters(), *value.parameters()], lr=1e-5)
-
-    def step() -> None:
-        for rows in minibatches:
-            hidden = policy.model(input_ids=rows, use_cache=False).last_hidden_state[:, PROMPT - 1 : -1]
-            logits = policy.lm_head(hidden).flatten(0, 1)
-            read = value.model(input_ids=rows, use_cache=False).last_hidden_state[:, PROMPT - 1 : -1]
-            loss = functional.cross_entropy(logits, rows[:, PROMPT:].flatten()) + value.score(read).square().mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
 def measure(size: str, root: Path) -> list[Finding]:
     rollouts, rows, rounds, target = WORK[size]
     folders = models(size, root)
-    vocabulary = int(AutoModelForCausalLM.from_pretrained(folders["policy"]).config.vocab_size)
+    vocabulary = int(AutoConfig.from_pretrained(folders["policy"]).vocab_size)
     made = experience(rollouts, vocabulary)
     tokens = int((made.context.lengths + made.response.lengths).sum())
-    rectangles = [
-        torch.from_numpy(np.stack(ids(np.full(rows, tokens // rollouts), vocabulary, 6 + i)).astype(np.int64))
-        for i in range(rollouts // rows)
-    ]
+    even = rectangles(rollouts, rollouts // rows, tokens, vocabulary)
     seconds = in_turn(
-        {"ours": ours(folders, made, settings(rollouts, rows)), "bare loop": bare(folders, rectangles)}, rounds
+        {"ours": ours(folders, made, settings(rollouts, rows)), "bare loop": bare_loop(folders, even)}, rounds
     )
     print(table(f"learner, {size}: {rollouts} rollouts, {tokens} tokens, one epoch", seconds))
     useful = tokens / (tokens // rollouts * rollouts)
