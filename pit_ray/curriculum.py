@@ -65,7 +65,7 @@ def controller(kl: Kl, coefficient: float) -> KlController:
 def ended(phase: Phase, state: PpoState) -> str | None:
     """Why the phase is over, or None."""
     if state.phase_step >= phase.steps:
-        return "no more were asked for"
+        return "all are done"
     rule: EndRule = phase.end
     if rule.kl_limit is not None and state.kl > rule.kl_limit:
         return f"KL {state.kl:.2f} passed its limit {rule.kl_limit:g}"

@@ -48,7 +48,7 @@ def state(*scores: float, kl: float = 0.0) -> PpoState:
 
 def test_a_phase_ends_after_its_steps() -> None:
     assert ended(phase(steps=3), state(1.0, 2.0)) is None
-    assert ended(phase(steps=3), state(1.0, 2.0, 3.0)) == "no more were asked for"
+    assert ended(phase(steps=3), state(1.0, 2.0, 3.0)) == "all are done"
     # What was done in phases before does not count.
     assert ended(phase(steps=3), PpoState(step=99, phase=1)) is None
 

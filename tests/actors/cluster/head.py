@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,10 +58,12 @@ def head(home: Path, cpus: int = 4, extra: Mapping[str, str] | None = None) -> I
     }
     environment.pop("RAY_ADDRESS", None)
     gcs, dashboard, client, agent = free_ports(4)
+    # Its sockets lie there, whose paths may have 107 bytes: what pytest names after a test can be too long.
+    short = tempfile.mkdtemp(prefix="ray-")
     command = [
         "ray", "start", "--head", "--block", "--disable-usage-stats", f"--num-cpus={cpus}", f"--port={gcs}",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={home / 'ray'}",
+        f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={short}",
     ]  # fmt: skip
     with (home / "head.log").open("w") as log:
         started = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
@@ -70,6 +74,7 @@ def head(home: Path, cpus: int = 4, extra: Mapping[str, str] | None = None) -> I
     finally:
         end({process, *process.children(recursive=True)})
         started.wait()
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def _wait_for(started: subprocess.Popen, log: Path) -> None:
