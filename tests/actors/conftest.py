@@ -54,7 +54,7 @@ tracking: {profile: true}
 actors:
   address: local
   rollout: {workers: 2, cpus: 0.25, threads: 1, kv_cache_gib: 0.1}
-  scorer: {cpus: 0.2}
+  scorer: {cpus: 0.2, threads: 1}
   learner: {ranks: 2, zero_stage: 3, cpus: 0.4, threads: 1}
 """
 """Every stage on two vLLM workers and two DeepSpeed ranks with ZeRO 3, as short as can be."""

@@ -25,6 +25,7 @@ SMALL = (
     "ppo_policy.rollouts_per_step=16", "ppo_improver.rollouts_per_step=16", "actors.address=local",
     "actors.learner.ranks=2", "actors.learner.gpus=0", "actors.learner.cpus=0.5", "actors.rollout.gpus=0",
     "actors.rollout.cpus=0.4", "actors.scorer.gpus=0", "actors.scorer.cpus=0.2",
+    "actors.rollout.threads=1", "actors.learner.threads=1", "actors.scorer.threads=1",
 )  # fmt: skip
 SHARED = os.environ.get("PIT_RAY_SHARED_DATA")
 
