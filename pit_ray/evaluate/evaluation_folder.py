@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 from pit_ray.errors import DataError, cause, listed, nearest, no_such_path
 from pit_ray.evaluate.comparisons import Comparison, outcomes
 from pit_ray.evaluate.evaluation_tables import Answers, Scores, Verdicts, read_answers, read_scores, read_verdicts
+from pit_ray.run_folder import write_json
 
 POLICY = "policy"
 """The improver of answers that are no revisions; a system of this name is the baseline."""
@@ -22,6 +24,24 @@ PIT = "pit"
 REVISED = re.compile(r"improver_(?:(?P<stopped>stopped)(?:_(?P<up_to>\d+))?|(?P<k>\d+))")
 """What PIT's improver is called as a system, see contests.py."""
 BEST_OF = re.compile(r"best_of_\d+")
+
+
+DIGITS = 12
+"""Significant digits of the figures in summary.json. Further ones of a sum depend on where in memory its terms lie, and
+so differ between two runs that are otherwise equal to the bit."""
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json. The margin, which gaps are held against, stays as it is."""
+    write_json(folder / "summary.json", _rounded(summary) | {"margin": summary["margin"]})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 class SystemInfo(BaseModel):

@@ -17,6 +17,7 @@ from pit_ray.data.randomness import derive_seed
 from pit_ray.data.tasks import find_questions
 from pit_ray.evaluate.comparisons import Comparison, compare
 from pit_ray.evaluate.contests import scores_table
+from pit_ray.evaluate.evaluation_folder import write_summary
 from pit_ray.evaluate.systems import Origin, System, health, picked
 from pit_ray.improve import choose_margin
 from pit_ray.improvers.interface import Cost, Engines, Improver, Round, improve
@@ -104,7 +105,7 @@ def evaluate(
     write_table(scores_table(split.questions.uid, systems), folder / "outcomes.parquet")
     write_table(answers_table(split, systems), folder / "answers.parquet")
     write_json(folder / "samples.json", samples(split, contestants, played))
-    write_json(folder / "summary.json", summary)
+    write_summary(folder, summary)
     return summary
 
 

@@ -12,6 +12,7 @@ from pit_ray.curriculum import POLICY, with_drafts
 from pit_ray.data.parquet import write_table
 from pit_ray.errors import ConfigError
 from pit_ray.evaluate.contests import compared, improver, scores_table
+from pit_ray.evaluate.evaluation_folder import write_summary
 from pit_ray.evaluate.gap_reward import GapMeasure, PairScores, eq1_order, gap_measures
 from pit_ray.evaluate.systems import Origin, System, health, picked
 from pit_ray.improve import choose_margin, kept_revisions
@@ -50,7 +51,7 @@ def run(context: RunContext) -> None:
     write_table(scores_table(held_out.pairs.uid, systems), folder / "outcomes.parquet")
     write_table(answers_table(held_out, systems), folder / "answers.parquet")
     write_json(folder / "samples.json", samples(held_out, systems, gaps, kept))
-    write_json(folder / "summary.json", summary(context, systems, labelled, measures, margin))
+    write_summary(folder, summary(context, systems, labelled, measures, margin))
 
 
 def sampled(

@@ -11,7 +11,7 @@ from pit_ray.data.randomness import derive_seed
 from pit_ray.errors import DataError
 from pit_ray.evaluate.comparisons import compare
 from pit_ray.evaluate.contests import compared, scores_table
-from pit_ray.evaluate.evaluation_folder import SystemInfo, find_evaluation, read_evaluation
+from pit_ray.evaluate.evaluation_folder import SystemInfo, find_evaluation, read_evaluation, write_summary
 from pit_ray.evaluate.systems import Health, Origin, System
 from pit_ray.records import Ragged
 from tests.evaluate.evaluations import answered, info, write_evaluation, write_rows
@@ -232,3 +232,13 @@ def test_a_damaged_summary_is_named(tmp_path, content, message):
     (folder / "summary.json").write_text(content)
     with pytest.raises(DataError, match=message):
         read_evaluation(folder)
+
+
+def test_figures_are_the_same_wherever_in_memory_their_terms_lay(tmp_path):
+    margin = -0.2573503875732422
+    for name, found in (("one", -0.14359677180652272), ("other", -0.14359677180652275)):
+        (tmp_path / name).mkdir()
+        write_summary(tmp_path / name, {"margin": margin, "gap": [{"r": found, "n": 24, "holds": True, "x": None}]})
+    one, other = ((tmp_path / name / "summary.json").read_text() for name in ("one", "other"))
+    assert one == other
+    assert json.loads(one) == {"margin": margin, "gap": [{"r": -0.143596771807, "n": 24, "holds": True, "x": None}]}
