@@ -34,7 +34,7 @@ from pit_ray.roles import GenerateRequest, LearnerSpec
 from pit_ray.store import Store
 
 SAMPLES, EPOCHS, MINIBATCHES, LR = 128, 2, 4, 1e-7
-LENGTHS = {"long": (50.0, 0.9, 8, 255, 2.0, 5), "short": (30.0, 0.2, 16, 60, 1.3, 9)}
+LENGTHS = {"long": (50.0, 0.9, 8, 255, 2.0, 3), "short": (30.0, 0.2, 16, 60, 1.3, 5)}
 """Of responses: median, spread, shortest, longest; target, rounds."""
 PARTS = ("generate", "score", "learn", "sync")
 Seconds = dict[str, float]
@@ -129,11 +129,12 @@ class Bound:
 def measure(name: str, root: Path) -> list[Finding]:
     middle, spread, shortest, longest, target, rounds = LENGTHS[name]
     folders = countdown(chances(middle, spread, shortest, longest), root)
-    ask = Renderer.load(folders["policy"]).tokenizer.vocab[ASK]
+    vocabulary = Renderer.load(folders["policy"]).tokenizer.vocab
+    # All different, since what sequences begin with in common is computed once; only the last word decides.
+    said = np.random.default_rng(8).integers(vocabulary["n1"], vocabulary[f"n{LONGEST - 1}"], (SAMPLES, PROMPT))
+    said[:, -1] = vocabulary[ASK]
     nothing = Ragged.of([[]] * SAMPLES)
-    prompts = Prompts(
-        np.arange(SAMPLES), Ragged.of([[ask] * PROMPT] * SAMPLES), nothing, np.zeros(SAMPLES, dtype=np.int8), None
-    )
+    prompts = Prompts(np.arange(SAMPLES), Ragged.of(said), nothing, np.zeros(SAMPLES, dtype=np.int8), None)
     new_tokens = min(longest + 1, LONGEST)
     seconds: dict[str, list[Seconds]] = {"pit-ray": [], "TRL": [], "bound": []}
     with deployed(folders, root, ["rollout", "reward", "reference", "learner"]) as deployment:
