@@ -62,10 +62,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit, marked where the working tree differs from it."""
+    """The commit, marked where the working tree differs from it in more than earlier figures."""
     said = [
         subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
+        for command in (
+            ["rev-parse", "--short", "HEAD"],
+            ["status", "--porcelain", "--", ".", ":!benchmarks/results.json"],
+        )
     ]
     return said[0] + (" and changes" if said[1] else "")
 
