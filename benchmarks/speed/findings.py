@@ -63,12 +63,10 @@ def machine() -> str:
 
 def commit() -> str:
     """The commit, marked where the working tree differs from it in more than earlier figures."""
+    asked = ["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", ".", ":!benchmarks/results.json"]
     said = [
         subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        for command in (
-            ["rev-parse", "--short", "HEAD"],
-            ["status", "--porcelain", "--", ".", ":!benchmarks/results.json"],
-        )
+        for command in asked
     ]
     return said[0] + (" and changes" if said[1] else "")
 
