@@ -25,9 +25,12 @@ def micro_batches(lengths: np.ndarray, rank: int, world: int, budget: int) -> li
             cuts.append(turn)
             tokens = 0
         tokens += longest
-    # Where the last round is not whole, some ranks take no row in it, so it is not a micro-batch of its own.
+    # Where the last round is not whole, some ranks take no row in it, so it is no micro-batch of its own: the round
+    # before goes with it; where that stood alone, the two are one micro-batch.
     if len(order) % world and cuts and cuts[-1] == len(order) // world:
-        cuts.pop()
+        before = cuts.pop() - 1
+        if before > (cuts[-1] if cuts else 0):
+            cuts.append(before)
     return np.split(order[rank::world], cuts)
 
 
