@@ -35,7 +35,7 @@ test: $(READY)  ## ruff, mypy, then the tests, the fast ones first
 	$(BIN)/mypy
 	@# A file's tests stay together: many share what is made once.
 	$(BIN)/python -m pytest -m "not slow and not cluster" -n logical --dist loadfile
-	@# Two at a time: starting processes is half waiting. More would not fit in memory.
+	@# Two at a time: they wait much for processes to start.
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-cluster: $(READY)  ## ray up, a job and ray down on hosts in network namespaces; for root on Linux, with sshd and rsync

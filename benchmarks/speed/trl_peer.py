@@ -21,7 +21,6 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
-        self.tokens = 0
 
     def begins(self) -> None:
         sys.stdin.readline()

@@ -52,14 +52,6 @@ class Batch:
     def parts(self) -> Parts:
         return Parts(self.spans)
 
-    @cached_property
-    def own(self) -> tuple[Tensor, Tensor]:
-        """(T,) each: of each token of the row, the sequence that it belongs to and its place there."""
-        row_T = torch.zeros_like(self.positions_T)
-        for row, spans in enumerate(self.spans):
-            row_T[slice(*spans[-1])] = row
-        return row_T, self.positions_T
-
 
 class Parts:
     """How attention cuts a row: into the stretches that sequences begin or part at."""
@@ -68,14 +60,12 @@ class Parts:
         marks = sorted({mark for row in spans for span in row for mark in span})
         self.lengths = [stop - start for start, stop in pairwise(marks)]
         number = {mark: i for i, mark in enumerate(marks)}
-        # In the order in which the sequences' own tokens stand in the row.
-        self.rows = [
-            (range(number[row[-1][0]], number[row[-1][1]]), [i for a, b in row for i in range(number[a], number[b])])
-            for row in sorted(spans, key=lambda row: row[-1])
-        ]
-        """Of each sequence, the stretches that ask and those that they may meet."""
-        self.asking = [sum(self.lengths[i] for i in own) for own, _ in self.rows]
-        self._masks: dict[tuple[int, int, int | None, torch.device], Tensor | None] = {}
+        in_row = sorted(spans, key=lambda row: row[-1])
+        self.asking = [row[-1][1] - row[-1][0] for row in in_row]
+        """Of each sequence, in the order in which they stand in the row, how many tokens are its own."""
+        self.met = [[i for a, b in row for i in range(number[a], number[b])] for row in in_row]
+        """And the stretches that these may meet."""
+        self._masks: dict[tuple[int, int, int | None, torch.device], Tensor] = {}
 
     def mask(self, asking: int, meeting: int, window: int | None, device: torch.device) -> Tensor | None:
         """(asking, meeting) booleans: the last tokens of `meeting` ask. None where causality alone decides."""
@@ -149,7 +139,7 @@ def attend(
     asking = query.split(parts.asking, dim=2)
     keys, values = key.split(parts.lengths, dim=2), value.split(parts.lengths, dim=2)
     found = []
-    for ours, (_, met) in zip(asking, parts.rows, strict=True):
+    for ours, met in zip(asking, parts.met, strict=True):
         k, v = (t[met[0]] if len(met) == 1 else torch.cat([t[i] for i in met], dim=2) for t in (keys, values))
         mask = parts.mask(ours.shape[2], k.shape[2], sliding_window, ours.device)
         found.append(sdpa_attention_forward(module, ours, k, v, mask, **options)[0])
@@ -174,9 +164,10 @@ def forward_arguments(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, A
         given = {"input_ids": batch.ids_T[None], "position_ids": batch.positions_T[None], "parts": batch.parts}
         # A mask that is given whole is passed on as it is, so that none is made for the row; `attend` needs none.
         return given | {"attention_mask": batch.ids_T.new_ones(1, 1, 1, 1, dtype=torch.bool)}, (0, slice(None))
-    row_T, place_T = batch.own
-    ids_BT = batch.ids_T.new_zeros(len(batch.spans), int(place_T.max()) + 1)
+    ids_BT = batch.ids_T.new_zeros(len(batch.spans), int(batch.positions_T.max()) + 1)
+    row_T = torch.zeros_like(batch.positions_T)
     for row, spans in enumerate(batch.spans):
         ids = torch.cat([batch.ids_T[slice(*span)] for span in spans])
         ids_BT[row, : len(ids)] = ids  # on the right of a causal model nothing needs a mask
-    return {"input_ids": ids_BT}, (row_T, place_T)
+        row_T[slice(*spans[-1])] = row
+    return {"input_ids": ids_BT}, (row_T, batch.positions_T)
