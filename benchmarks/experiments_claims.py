@@ -38,7 +38,9 @@ def claims_of(experiment: str, runs: Runs) -> list[Claim]:
     by_variant = {v: [r for r in runs if r.variant == v] for v in dict.fromkeys(r.variant for r in runs)}
     makers: dict[str, Callable[[dict[str, list[Finished]]], list[Claim]]] = {
         "self_refine": self_refine, "self_evolution": self_evolution, "tripost": tripost, "distill": distill,
-        "gap_reward": gap_reward, "annotations": partial(self_refine, targeted=False),
+        "gap_reward": partial(improvers, said={"pit": "R_PIT", "difference": "the difference"}),
+        "annotations": partial(self_refine, targeted=False),
+        "lag": partial(improvers, said={"behind": "one step behind", "pit": "on-policy"}, no_worse=True),
     }  # fmt: skip
     return makers[experiment](by_variant) if experiment in makers else []
 
@@ -145,10 +147,11 @@ def distill(runs: dict[str, list[Finished]]) -> list[Claim]:
     return [*found, Claim("mean gold", text, "–", None)]
 
 
-def gap_reward(runs: dict[str, list[Finished]]) -> list[Claim]:
-    """The improver trained with R_PIT against the one trained with R_P(x, y1) − R_P(x, y2), on the same drafts."""
+def improvers(runs: dict[str, list[Finished]], said: dict[str, str], no_worse: bool = False) -> list[Claim]:
+    """The improvers of two variants on the same drafts: each against the drafts, and the first less the second. `said`:
+    variant -> what it is called. `no_worse`: the first is to be no worse than the second."""
     found = []
-    for one, other in zip(runs["pit"], runs["difference"], strict=True):
+    for one, other in zip(*(runs[variant] for variant in said), strict=True):
         if not np.array_equal(drafted(one), drafted(other)):
             raise DataError(f"{other.folder} was evaluated on other drafts than {one.folder}")
     last = f"improver_{runs['pit'][0].splits['held_out'].iterations}"
@@ -157,14 +160,14 @@ def gap_reward(runs: dict[str, list[Finished]]) -> list[Claim]:
         (last, "the last revision"),
         ("improver_stopped", "by the rule"),
     ):
-        for variant, said in (("pit", "R_PIT"), ("difference", "the difference")):
+        for variant, name in said.items():
             effect = pooled(runs[variant], "held_out", system, "policy", "gold")
-            found.append(Claim(f"{said}: Δ against the drafts, {text}", shown(effect), "–", None))
-        ours, theirs = (
-            [outcomes(r.scores("held_out", system, "gold"), drafted(r)) for r in runs[v]] for v in ("pit", "difference")
-        )
+            found.append(Claim(f"{name}: Δ against the drafts, {text}", shown(effect), "–", None))
+        ours, theirs = ([outcomes(r.scores("held_out", system, "gold"), drafted(r)) for r in runs[v]] for v in said)
         effect = pooled_difference(ours, theirs, RESAMPLES, derive_seed(0, "gap_reward", system))
-        found.append(Claim(f"R_PIT less the difference, paired, {text}", shown(effect), "–", None))
+        first, second = said.values()
+        target, holds = ("reaches 0", effect.high >= 0) if no_worse else ("–", None)
+        found.append(Claim(f"{first} less {second}, paired, {text}", shown(effect), target, holds))
     return found
 
 
