@@ -21,7 +21,14 @@ from actors.plan import ROLES, Plan, plan_actors, roles_of, shortfall
 from actors.ray_session import namespace, ray_address, start_ray
 from actors.refs import TaskRef
 from actors.rollout import RayRolloutPool, RolloutActor
-from actors.scorer import RayRecorder, RayReferenceScorer, RayScorer, RecorderActor, ScorerActor
+from actors.scorer import (
+    RayRecorder,
+    RayReferenceScorer,
+    RayScorer,
+    RecorderActor,
+    ScorerActor,
+    scorer_environment,
+)
 from actors.supervisor import Supervisor
 from actors.train_jobs import run_jobs
 from actors.weights import engine_environment
@@ -168,7 +175,7 @@ class RayDeployment:
     def _actor(self, role: str) -> tuple[Any, dict[str, str], tuple[Any, ...]]:
         """The class of a role's actors, their environment, and what they are made with beside their bundle."""
         actors, config, store = self.config.actors, self.config, self.folder.store
-        scorer_env = {"OMP_NUM_THREADS": str(actors.scorer.threads), "TOKENIZERS_PARALLELISM": "false"}
+        scorer_env = scorer_environment(actors.scorer)
         if role == "rollout":
             start = (self.model.base(), config, store, self.model.eos(), self.model.longest)
             return RolloutActor, engine_environment(actors.rollout), start

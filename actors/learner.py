@@ -14,6 +14,7 @@ from actors.group import Group
 from actors.heart import Heart, does
 from actors.plan import Bundle
 from actors.refs import RayRef, calls_of
+from actors.weights import ZERO_COPY
 from pit_ray.config.actors import Deadlines, LearnerActors
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics, merge
@@ -28,6 +29,7 @@ def learner_environment(learner: LearnerActors) -> dict[str, str]:
         "OMP_NUM_THREADS": str(learner.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cuda" if learner.gpus else "cpu",
+        **ZERO_COPY,
     }
 
 

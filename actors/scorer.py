@@ -13,7 +13,7 @@ from actors.heart import Heart, does
 from actors.plan import Bundle
 from actors.refs import RayRef, calls_of
 from pit_ray.config import Config
-from pit_ray.config.actors import Deadlines
+from pit_ray.config.actors import Deadlines, ScorerActors
 from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
 from pit_ray.recorder import RolloutRecorder
@@ -21,6 +21,16 @@ from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import Ref, ScoreKind
 from pit_ray.scoring import ReferencePolicy, RewardModel
 from pit_ray.store import Store
+
+
+def scorer_environment(scorer: ScorerActors) -> dict[str, str]:
+    """Environment of a scorer's process."""
+    return {
+        "OMP_NUM_THREADS": str(scorer.threads),
+        # Reward and reference are scored at the same time; threads that spin while they wait keep others from work.
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 @ray.remote

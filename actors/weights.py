@@ -16,6 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pit_ray.config.actors import RolloutActors
 
+ZERO_COPY = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+"""Environment of processes that give or take weights: Ray then writes tensors straight into its object store, and reads
+them there, instead of pickling them."""
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Attention head sizes that the CPU engine has kernels for."""
 MAX_SEQUENCES = 256
@@ -32,6 +35,7 @@ def engine_environment(rollout: RolloutActors) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **ZERO_COPY,
     }
 
 
