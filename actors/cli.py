@@ -14,6 +14,7 @@ from actors import evaluate_commands
 from actors.cluster import commands
 from actors.requests import check_row, read_rows, write_answers
 from actors.serve import commands as serve_commands
+from actors.start_up import collect_seldom
 from pit_ray.errors import ConfigError, DataError, PitRayError
 from pit_ray.secrets import masked
 
@@ -44,6 +45,7 @@ Run = Annotated[
 
 def main() -> None:
     """Entry point. Exit code 2: configuration or data is wrong; 130, 143: Ctrl-C, SIGTERM; 1: any other failure."""
+    collect_seldom()
     bin_folder = str(Path(sys.executable).parent)  # DeepSpeed calls ninja by name, also where no one activated .venv
     os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
     if not sys.stderr.isatty():

@@ -108,7 +108,7 @@ class RayDeployment:
         for worker in self.supervisor.workers():
             worker.loaded = None  # it may be lost, too; the stage loads everything when it begins again
         self.supervisor.replace([*group.workers, *others])
-        RayLearner(group, self.deadlines).join()
+        RayLearner(group, self.deadlines).join().result()
 
     def activity(self) -> dict[str, dict[str, Any]]:
         for role, group in self.supervisor.groups.items():
@@ -149,9 +149,11 @@ class RayDeployment:
         places = {role: self.standing.of(role) for role in ROLES}
         groups = {role: Group([self._worker(room, i) for i in of], self.supervisor) for role, of in places.items()}
         self.supervisor.groups = groups
-        self.supervisor.settle([worker for group in groups.values() for worker in group.workers])
-        if places["learner"]:
-            RayLearner(groups["learner"], self.deadlines).join()
+        self.supervisor.settle(groups["learner"].workers)
+        joined = RayLearner(groups["learner"], self.deadlines).join() if places["learner"] else None
+        self.supervisor.settle([worker for role in ROLES[1:] for worker in groups[role].workers])
+        if joined:
+            joined.result()
 
     def _wanted(self) -> Plan:
         """The plan without the workers that the run goes on without."""

@@ -109,11 +109,11 @@ class RayLearner:
     def __init__(self, group: Group, deadlines: Deadlines) -> None:
         self.group, self.deadlines = group, deadlines
 
-    def join(self) -> None:
+    def join(self) -> RayRef[None]:
         """Brings the ranks together, once they stand."""
         calls = [self.group.share(0, "address")]
         address: RayRef[tuple[str, int]] = self.group.ref(calls, "learner: address", self.deadlines.start)
-        self._all("join", self.deadlines.start, *address.result()).result()
+        return self._all("join", self.deadlines.start, *address.result())
 
     def start(self, spec: LearnerSpec, resume: Path | None) -> RayRef[None]:
         return self._all("start", self.deadlines.load, spec, resume)

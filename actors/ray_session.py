@@ -84,7 +84,7 @@ def start_ray(config: Config) -> None:
         keep_to_loopback()
         options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": "actors.interface.name_interface"}
+    every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": "actors.start_up.set_up"}
     ray.init(address=address, runtime_env=every_process, **options)
     ray._private.worker._worker_logs_enabled = False  # what an actor's death means, the supervisor tells
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint

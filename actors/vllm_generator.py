@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class VllmGenerator:
         self.eos, self.version = eos, 0
         dtype = torch_dtype(config.model.dtype)
         rollout, trust = config.actors.rollout, config.model.trust_remote_code
+        gc.freeze()  # vLLM looks through all objects five times while it starts
         self.llm = LLM(**engine_arguments(model, rollout, dtype, max_model_len, trust))
         self.names = weight_names(model, trust)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.speed.findings import FINDINGS, ROOT, Finding, fallen
 
-PROGRAMS = ("learner", "gap_prefix", "rollout", "sync", "startup", "steps", "ppo_step")
+PROGRAMS = ("learner", "gap_prefix", "rollout", "sync", "startup", "steps", "ppo_step", "quickstart")
 RESULTS = ROOT / "benchmarks" / "results.json"
 
 

@@ -16,7 +16,7 @@ import torch
 from pit_ray.data.worlds import base_folder
 from pit_ray.models.load import load_scalar
 
-DEADLINE = 600.0
+DEADLINE = 3600.0
 
 
 def ready(root: Path) -> list[str]:

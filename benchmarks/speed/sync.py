@@ -27,7 +27,7 @@ from pit_ray.roles import LearnerSpec
 from pit_ray.store import Store
 
 ROUNDS = 7
-SIZES = {"1m": 1, "25m": 2}
+SIZES = {"1m": 1, "25m": 2, "250m": 2}
 """Size of the model -> rounds are divided by this."""
 ALLOWED = {0: (3, 0.05), 3: (4, 0.1)}
 """ZeRO stage -> how many copies, and seconds beside them, a sync may take."""

@@ -20,6 +20,9 @@ SHAPES = {
     "25m": FromScratch(
         vocab_size=2000, hidden_size=512, layers=8, heads=8, intermediate_size=1376, max_position_embeddings=512
     ),
+    "250m": FromScratch(
+        vocab_size=2000, hidden_size=1024, layers=19, heads=16, intermediate_size=2816, max_position_embeddings=512
+    ),
 }
 SHORTEST, LONGEST = 8, 256
 """Tokens of a response."""

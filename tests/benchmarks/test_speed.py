@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.speed.bench import read, write
 from benchmarks.speed.findings import Finding, fallen, finding, in_turn, median_ratio
+from benchmarks.speed.steps import idle_shares
 from benchmarks.speed.workloads import LONGEST, SHORTEST, response_lengths
 
 
@@ -55,3 +56,15 @@ def test_lengths_spread_as_they_say() -> None:
     lengths = response_lengths(4000, 0)
     assert lengths.min() == SHORTEST and lengths.max() == LONGEST
     assert np.median(lengths) == pytest.approx(50, rel=0.1)
+
+
+def call(method: str, begin: float, seconds: float) -> dict[str, object]:
+    return {"ph": "X", "name": f"task::Actor.{method}", "ts": begin * 1e6, "dur": seconds * 1e6}
+
+
+def test_a_step_is_idle_where_no_actor_is_at_work() -> None:
+    timeline = [
+        call("verify", 0, 1), call("generate", 2, 3), call("score", 4, 2), call("logprobs", 4, 1), call("learn", 6, 3),
+        call("record", 9, 2), call("verify", 10, 1), call("learn", 11, 9), call("verify", 20, 1),
+    ]  # fmt: skip
+    assert idle_shares(timeline) == pytest.approx([2 / 10, 0])
