@@ -18,7 +18,7 @@ def token_logprobs(
     Token t is predicted by the logits at t − 1, divided by `temperature`. Only those positions are projected to the
     vocabulary.
     """
-    given, where = forward_arguments(model, batch)
+    given, where = forward_arguments(model, batch, batch.before_N)
     # The model's own forward pass may scale or cap logits, so only its head is handed fewer positions.
     head = model.get_output_embeddings()
     select = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][where][batch.before_N],))

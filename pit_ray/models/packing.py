@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pit_ray.models.last_layer import READ, read_sparingly
+
 PACKED = "packed"
 """The name of the attention below in a model's configuration."""
 LEAST_SHARED = 16
@@ -130,7 +132,7 @@ def _beginning(spans: Spans, length: int) -> Spans:
 
 def attend(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
-    parts: Parts | None = None, sliding_window: int | None = None, **options: Any,
+    parts: Parts | None = None, read_T: Tensor | None = None, sliding_window: int | None = None, **options: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of a packed row, sequence by sequence, as transformers computes it: (1, heads, T, width) each, to
     (1, T, heads, width). Of anything else, without `parts`, just as transformers computes it."""
@@ -156,12 +158,15 @@ def use_packing(model: PreTrainedModel) -> None:
     layers = set(getattr(config, "layer_types", None) or SEPARATE_LAYERS)
     if model._supports_attention_backend and not model._is_stateful and layers <= SEPARATE_LAYERS:
         model.set_attn_implementation(PACKED)
+        read_sparingly(model)
 
 
-def forward_arguments(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Any], tuple[Any, Any]]:
-    """What the model's forward pass is given, and where in its (B, T, …) each token of the row is then found."""
+def forward_arguments(model: PreTrainedModel, batch: Batch, read: Tensor) -> tuple[dict[str, Any], tuple[Any, Any]]:
+    """What the model's forward pass is given, and where in its (B, T, …) each token of the row is then found. `read`:
+    the tokens of the row whose result is of interest."""
     if model.config._attn_implementation == PACKED:
         given = {"input_ids": batch.ids_T[None], "position_ids": batch.positions_T[None], "parts": batch.parts}
+        given[READ] = read.unique()
         # A mask that is given whole is passed on as it is, so that none is made for the row; `attend` needs none.
         return given | {"attention_mask": batch.ids_T.new_ones(1, 1, 1, 1, dtype=torch.bool)}, (0, slice(None))
     ids_BT = batch.ids_T.new_zeros(len(batch.spans), int(batch.positions_T.max()) + 1)
