@@ -23,39 +23,46 @@ PROMPT = 40
 """Tokens."""
 
 
+Generated = tuple[float, list[list[int]], int]
+"""Seconds, the tokens, and how many tokens of contexts were found in the prefix cache."""
+
+
 @ray.remote(num_cpus=0)
 class BareEngine:
     """vLLM with a rollout worker's arguments, and its requests."""
 
     options: Any
 
-    def __init__(
-        self, model: Path, section: RolloutActors, contexts: list[list[int]], new_tokens: int, eos: int
-    ) -> None:
+    def __init__(self, model: Path, section: RolloutActors, new_tokens: int, eos: int, changed: dict[str, Any]) -> None:
         from vllm import LLM, SamplingParams
 
-        self.llm = LLM(**engine_arguments(model, section, torch_dtype("float32"), 512, False))
-        self.asked: list[Any] = [{"prompt_token_ids": context} for context in contexts]
+        self.llm = LLM(**engine_arguments(model, section, torch_dtype("float32"), 512, False) | changed)
         self.shared: dict[str, Any] = {
             "temperature": 1.0, "max_tokens": new_tokens, "logprobs": 0, "ignore_eos": True, "detokenize": False,
             "stop_token_ids": [eos],
         }  # fmt: skip
         self.parameters = SamplingParams
 
-    def generate(self, seeds: list[int]) -> tuple[float, list[list[int]]]:
-        """Seconds, and the tokens."""
+    def generate(self, contexts: list[list[int]], seeds: list[int]) -> Generated:
+        asked: Any = [{"prompt_token_ids": context} for context in contexts]
         parameters = [self.parameters(seed=seed, **self.shared) for seed in seeds]
         self.llm.reset_prefix_cache()
         started = time.perf_counter()
-        outputs: list[Any] = self.llm.generate(self.asked, parameters, use_tqdm=False)
-        return time.perf_counter() - started, [list(output.outputs[0].token_ids) for output in outputs]
+        outputs: list[Any] = self.llm.generate(asked, parameters, use_tqdm=False)
+        seconds = time.perf_counter() - started
+        found = sum(output.num_cached_tokens or 0 for output in outputs)
+        return seconds, [list(output.outputs[0].token_ids) for output in outputs], found
 
 
-def bare_engine(model: Path, section: RolloutActors, prompts: Prompts, new_tokens: int, eos: int) -> Any:
-    """The actor, with a worker's environment."""
-    contexts = [row.tolist() for row in prompts.contexts().rows()]
+def bare_engine(model: Path, section: RolloutActors, new_tokens: int, eos: int, **changed: Any) -> Any:
+    """The actor, with a worker's environment; `changed`: arguments of vllm.LLM that are to differ."""
     environment = {"env_vars": engine_environment(section)}
-    return BareEngine.options(runtime_env=environment).remote(model, section, contexts, new_tokens, eos)
+    return BareEngine.options(runtime_env=environment).remote(model, section, new_tokens, eos, changed)
+
+
+def contexts(prompts: Prompts) -> list[list[int]]:
+    """What an engine is asked to go on with."""
+    return [row.tolist() for row in prompts.contexts().rows()]
 
 
 def seeds(prompts: Prompts, seed: int) -> list[int]:

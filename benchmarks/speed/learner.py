@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
 from benchmarks.speed.bare import PROMPT, bare_loop, rectangles
 from benchmarks.speed.findings import FINDINGS, Finding, finding, in_turn, median_ratio, table
-from benchmarks.speed.workloads import ids, models, response_lengths
+from benchmarks.speed.workloads import ids, models, response_lengths, vocabulary
 from pit_ray.config.training import Optimizer, Phase, Ppo
 from pit_ray.learn import ppo
 from pit_ray.learn.engine import Engine
@@ -38,15 +37,15 @@ def settings(rollouts: int, rows: int) -> Ppo:
     return Ppo(phases=phases, epochs=1, minibatches=rollouts // rows, optimizer=Optimizer(micro_batch_tokens=8192))
 
 
-def experience(rollouts: int, vocabulary: int) -> Experience:
-    responses = Ragged.of(ids(response_lengths(rollouts, 1), vocabulary, 2))
+def experience(rollouts: int, known: int) -> Experience:
+    responses = Ragged.of(ids(response_lengths(rollouts, 1), known, 2))
     rng = np.random.default_rng(3)
 
     def drawn(mean: float) -> Ragged:
         return Ragged(rng.normal(mean, 0.1, len(responses.values)).astype(np.float32), responses.offsets)
 
     return Experience(
-        context=Ragged.of(ids(np.full(rollouts, PROMPT), vocabulary, 4)), response=responses, logprobs=drawn(-5),
+        context=Ragged.of(ids(np.full(rollouts, PROMPT), known, 4)), response=responses, logprobs=drawn(-5),
         advantages=drawn(0), returns=drawn(0), values=drawn(0), weights=drawn(1), temperature=1.0,
     )  # fmt: skip
 
@@ -67,10 +66,10 @@ def rank(module: torch.nn.Module) -> Engine:
 def measure(size: str, root: Path) -> list[Finding]:
     rollouts, rows, rounds, target = WORK[size]
     folders = models(size, root)
-    vocabulary = int(AutoConfig.from_pretrained(folders["policy"]).vocab_size)
-    made = experience(rollouts, vocabulary)
+    known = vocabulary(folders["policy"])
+    made = experience(rollouts, known)
     tokens = int((made.context.lengths + made.response.lengths).sum())
-    even = rectangles(rollouts, rollouts // rows, tokens, vocabulary)
+    even = rectangles(rollouts, rollouts // rows, tokens, known)
     seconds = in_turn(
         {"ours": ours(folders, made, settings(rollouts, rows)), "bare loop": bare_loop(folders, even)}, rounds
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from benchmarks.speed.bare import bare_engine, seeds
+from benchmarks.speed.bare import bare_engine, contexts, seeds
 from benchmarks.speed.deployed import deployed
 from benchmarks.speed.findings import FINDINGS, Finding, finding, median_ratio, table
 from benchmarks.speed.workloads import ids, models, response_lengths
@@ -41,13 +41,13 @@ def measure(root: Path) -> list[Finding]:
     with deployed(folders, root, ["rollout"], rollout=WORKER) as deployment:
         pool = deployment.rollout()
         section = RolloutActors(**WORKER)
-        bare = bare_engine(folders["policy"], section, asked, NEW_TOKENS, deployment.model.eos())
+        bare = bare_engine(folders["policy"], section, NEW_TOKENS, deployment.model.eos())
         seconds: dict[str, list[float]] = {"worker": [], "bare vLLM": []}
         for turn in range(ROUNDS + 1):
             started = time.perf_counter()
             rollouts = pool.generate(asked, request).result()
             ours = time.perf_counter() - started
-            theirs, tokens = ray.get(bare.generate.remote(seeds(asked, request.seed)))
+            theirs, tokens, _ = ray.get(bare.generate.remote(contexts(asked), seeds(asked, request.seed)))
             assert tokens == [row.tolist() for row in rollouts.response.rows()], "they sampled other tokens"
             if turn:
                 seconds["worker"].append(ours)

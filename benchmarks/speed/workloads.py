@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from pit_ray.config.tree import FromScratch
 from pit_ray.data.templates import Renderer
@@ -38,6 +39,11 @@ def ids(lengths: np.ndarray, vocabulary: int, seed: int) -> list[np.ndarray]:
     """Random tokens; none of the first two, which pad and end."""
     rng = np.random.default_rng(seed)
     return [rng.integers(2, vocabulary, size=int(length)).astype(np.int32) for length in lengths]
+
+
+def vocabulary(folder: Path) -> int:
+    """Tokens that a model knows: fewer than its shape has room for."""
+    return int(AutoConfig.from_pretrained(folder).vocab_size)
 
 
 def models(size: str, root: Path) -> dict[str, Path]:
