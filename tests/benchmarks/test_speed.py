@@ -1,4 +1,5 @@
-"""What benchmarks say of ratios: targets, the last commit's figures, and the file that keeps them."""
+"""What benchmarks say of ratios: targets, the last commit's figures, the file that keeps them; and that those who take
+turns do the same work."""
 
 from __future__ import annotations
 
@@ -6,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.speed.bench import read, write
-from benchmarks.speed.findings import Finding, fallen, finding, in_turn, median_ratio
+from benchmarks.speed import scoring
+from benchmarks.speed.bench import PROGRAMS, read, write
+from benchmarks.speed.findings import ROOT, Finding, fallen, finding, in_turn, median_ratio
+from benchmarks.speed.one_step import steps_in_turn
 from benchmarks.speed.steps import idle_shares
 from benchmarks.speed.workloads import LONGEST, SHORTEST, response_lengths
+from pit_ray.scoring import ReferencePolicy, RewardModel
 
 
 @pytest.mark.parametrize(
@@ -68,3 +73,37 @@ def test_a_step_is_idle_where_no_actor_is_at_work() -> None:
         call("record", 9, 2), call("verify", 10, 1), call("learn", 11, 9), call("verify", 20, 1),
     ]  # fmt: skip
     assert idle_shares(timeline) == pytest.approx([2 / 10, 0])
+
+
+def test_every_program_that_make_bench_runs_is_there() -> None:
+    assert [name for name in PROGRAMS if not (ROOT / "benchmarks" / "speed" / f"{name}.py").is_file()] == []
+
+
+class Counted:
+    """Takes as many seconds as steps it has made."""
+
+    def __init__(self, who: str, order: list[str]) -> None:
+        self.who, self.order, self.made = who, order, 0
+
+    def step(self) -> dict[str, float]:
+        self.order.append(self.who)
+        self.made += 1
+        return {"generate": 0.0, "step": float(self.made)}
+
+
+def test_steps_take_turns_and_the_first_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    order: list[str] = []
+    seconds = steps_in_turn({who: Counted(who, order) for who in "ab"}, rounds=2, name="short")
+    assert "".join(order) == "ababab"
+    assert seconds == {"a": [2.0, 3.0], "b": [2.0, 3.0]}
+    assert "a, short responses" in capsys.readouterr().out
+
+
+def test_padded_batches_score_what_packed_ones_do(causal: Path, scalar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "LONGEST", 40)
+    made = scoring.rollouts(scoring.BATCH + 3, 250, eos=1)  # the last batch is not whole
+    cpu = torch.device("cpu")
+    packed = RewardModel(scalar, "gap", 1, torch.float32, cpu, 1000, False).score(made).score
+    np.testing.assert_allclose(scoring.padded_gaps(scalar, made, 1)(), packed, atol=1e-5)
+    logprobs = ReferencePolicy(causal, torch.float32, cpu, 1000, False).logprobs(made).values
+    np.testing.assert_allclose(scoring.padded_logprobs(causal, made)(), logprobs, atol=1e-4)
