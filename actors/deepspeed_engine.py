@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pit_ray.config.training import Optimizer
 from pit_ray.learn.engine import EngineFactory, adamw, lr_factor
+from pit_ray.models.recomputation import recompute_layers
 
 T = TypeVar("T")
 TAG = "state"
@@ -24,9 +26,15 @@ def init_distributed(backend: str | None = None) -> None:
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def engine_factory(zero_stage: int, dtype: torch.dtype) -> EngineFactory:
-    """Makes engines of one ZeRO stage; the process group must stand."""
-    return lambda module, optimizer, steps: DeepSpeedEngine(module, optimizer, steps, zero_stage, dtype)
+def engine_factory(zero_stage: int, dtype: torch.dtype, recompute: bool = False) -> EngineFactory:
+    """Makes engines of one ZeRO stage; the process group must stand. `recompute`: see `recompute_layers`."""
+
+    def made(module: nn.Module, optimizer: Optimizer, steps: int) -> DeepSpeedEngine:
+        if recompute:
+            recompute_layers(module)
+        return DeepSpeedEngine(module, optimizer, steps, zero_stage, dtype)
+
+    return made
 
 
 class DeepSpeedEngine:
@@ -84,13 +92,19 @@ class DeepSpeedEngine:
         return values
 
     def full_state(self, submodule: str) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
+        return {name: tensor.cpu().clone() for name, tensor in self.whole(submodule) if self.rank == 0}
+
+    def whole(self, submodule: str) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter of a submodule, whole and on its device; every rank must iterate."""
         # One parameter at a time, so that no rank ever holds more than its share and one whole tensor.
         for name, parameter in self.engine.module.get_submodule(submodule).named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
-                if self.rank == 0:
-                    state[name] = parameter.detach().cpu().clone()
-        return state
+                yield name, parameter.detach()
+
+    def shapes(self, submodule: str) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and whole shape of what `whole` gives, without gathering anything."""
+        named = self.engine.module.get_submodule(submodule).named_parameters()
+        return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in named]
 
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)

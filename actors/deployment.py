@@ -96,18 +96,22 @@ class RayDeployment:
         return RayReferenceScorer(self._group("reference"), self.deadlines)
 
     def learner(self) -> RayLearner:
-        return RayLearner(self._group("learner"), self.deadlines)
+        return RayLearner(self._group("learner"), self.deadlines, self.config.actors.rollout)
 
     def recorder(self) -> RayRecorder:
         return RayRecorder(self._group("recorder"), self.deadlines)
 
     def recover(self, lost: GroupLost) -> None:
-        """New learners in place of all, since those that live wait for the dead for ever."""
+        """New learners in place of all, since those that live wait for the dead for ever; where engines join their
+        collectives, new engines too."""
         group = self._group("learner")
-        others = [worker for worker in self.supervisor.on_lost_nodes() if worker not in group.workers]
+        together = list(group.workers)
+        if self.config.actors.rollout.weight_sync != "host":
+            together += self._group("rollout").workers
+        others = [worker for worker in self.supervisor.on_lost_nodes() if worker not in together]
         for worker in self.supervisor.workers():
             worker.loaded = None  # it may be lost, too; the stage loads everything when it begins again
-        self.supervisor.replace([*group.workers, *others])
+        self.supervisor.replace([*together, *others])
         RayLearner(group, self.deadlines).join().result()
 
     def activity(self) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,10 @@ T = TypeVar("T")
 NAME_SECONDS = 60.0
 """How long a dead actor's name may stay taken."""
 
+Loaded = tuple[str, tuple[Any, ...]]
+GIVEN: Loaded = ("receive", ())
+"""What an actor has loaded that was given weights by a transfer: nobody can tell its successor the same."""
+
 
 @dataclass
 class Worker:
@@ -32,7 +36,7 @@ class Worker:
     """The id of the node it stands on, once it has answered."""
     generation: int = 0
     """How often the actor was replaced."""
-    loaded: tuple[str, tuple[Any, ...]] | None = None
+    loaded: Loaded | None = None
     """The call that gave the actor what it works with: a model, weights."""
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ class Group:
     def __init__(self, workers: Sequence[Worker], supervisor: Rescue) -> None:
         self.workers, self.supervisor = list(workers), supervisor
         self._calls: WeakSet[Call] = WeakSet()
+        self.met: tuple[object, Any] | None = None
+        """Of learners: which processes last met for a transfer of weights, and where."""
         self._counting = threading.Lock()
 
     def share(self, shard: int, method: str, *args: Any) -> Call:

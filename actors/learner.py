@@ -14,8 +14,9 @@ from actors.group import Group
 from actors.heart import Heart, does
 from actors.plan import Bundle
 from actors.refs import RayRef, calls_of
+from actors.weight_transfer import Meeting, Sender, Transfer, manifest
 from actors.weights import ZERO_COPY
-from pit_ray.config.actors import Deadlines, LearnerActors
+from pit_ray.config.actors import Deadlines, LearnerActors, RolloutActors
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
@@ -38,6 +39,7 @@ class LearnerActor:
     """One rank: joins the process group once, then trains whatever it is given."""
 
     learner: PpoLearner
+    sender: Sender | None = None
 
     def __init__(self, bundle: Bundle, section: LearnerActors) -> None:
         self.name, self.rank, self.section = bundle.name, bundle.index, section
@@ -70,7 +72,7 @@ class LearnerActor:
     def start(self, spec: LearnerSpec, resume: Path | None) -> None:
         from actors.deepspeed_engine import engine_factory
 
-        make = engine_factory(self.section.zero_stage, torch_dtype(spec.dtype))
+        make = engine_factory(self.section.zero_stage, torch_dtype(spec.dtype), self.section.gradient_checkpointing)
         self.learner = PpoLearner(spec, make)
         if resume is not None:
             self.learner.resume(resume)
@@ -91,6 +93,23 @@ class LearnerActor:
         return self.learner.weights()
 
     @does
+    def manifest(self) -> dict[str, Any]:
+        return manifest(self._parameters())
+
+    @does
+    def send(self, meeting: Meeting) -> dict[str, Any]:
+        """Sends the policy to the engines of a meeting, which receive it at the same time; every rank must call."""
+        if self.sender is None or self.sender.meeting != meeting:
+            if self.sender is not None:
+                self.sender.close()
+            self.sender = Sender(meeting, self.rank)
+        return self.sender.send(self._parameters())
+
+    def _parameters(self) -> Any:
+        """The engine, of which a transfer needs more than learning does; a new one with each stage."""
+        return self.learner.engine
+
+    @does
     def verify(self, canary: Rollouts, version: int, *answers: Ragged) -> Metrics:
         return self.learner.verify(canary, Ragged.concatenate(answers), version)
 
@@ -106,8 +125,8 @@ class LearnerActor:
 class RayLearner:
     """The ranks as one role; every call reaches all of them, since their collectives need each other."""
 
-    def __init__(self, group: Group, deadlines: Deadlines) -> None:
-        self.group, self.deadlines = group, deadlines
+    def __init__(self, group: Group, deadlines: Deadlines, rollout: RolloutActors | None = None) -> None:
+        self.group, self.deadlines, self.rollout = group, deadlines, rollout or RolloutActors()
 
     def join(self) -> RayRef[None]:
         """Brings the ranks together, once they stand."""
@@ -125,7 +144,9 @@ class RayLearner:
         calls = self.group.each("learn", kl_coefficient, seed, *shards)
         return self.group.ref(calls, "learner: learn", self.deadlines.learn, lambda found: merge(list(found)))
 
-    def weights(self) -> RayRef[Any]:
+    def weights(self) -> Ref[Any]:
+        if self.rollout.weight_sync != "host":
+            return Transfer(self.group, self.rollout, self.deadlines.sync)
         return self._all("weights", self.deadlines.sync)
 
     def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> RayRef[Metrics]:

@@ -14,6 +14,7 @@ from actors.heart import Heart, does
 from actors.plan import Bundle
 from actors.refs import RayRef, calls_of
 from actors.vllm_generator import VllmGenerator
+from actors.weight_transfer import Meeting, Transfer
 from pit_ray.config import Config
 from pit_ray.config.actors import Deadlines
 from pit_ray.records import Prompts, Ragged, Rollouts
@@ -60,6 +61,10 @@ class RolloutActor:
         self.generator.update(weights, version)
 
     @does
+    def receive(self, info: dict[str, Any], meeting: Meeting, rank: int, version: int) -> None:
+        self.generator.receive(info, meeting, rank, version)
+
+    @does
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         return self.generator.logprobs(rollouts)
 
@@ -88,10 +93,13 @@ class RayRolloutPool:
         return self.group.ref(calls, f"rollout: load {folder}", self.deadlines.load)
 
     def sync(self, weights: Ref[Any], version: int) -> RayRef[None]:
+        what = f"rollout: weights of version {version}"
+        if isinstance(weights, Transfer):
+            return self.group.ref(weights.to(self.group, version), what, self.deadlines.sync)
         shared, *others = calls_of(weights)
         calls = self.group.load("update", shared, version)
         # The other ranks have a part in making them: where one dies, the first waits for ever.
-        return self.group.ref([*calls, *others], f"rollout: weights of version {version}", self.deadlines.sync)
+        return self.group.ref([*calls, *others], what, self.deadlines.sync)
 
     def logprobs(self, rollouts: Rollouts) -> RayRef[Ragged]:
         calls = self.group.each("logprobs", rollouts)

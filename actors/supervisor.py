@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
-from actors.group import Group, Worker
+from actors.group import GIVEN, Group, Worker
 from actors.heart import ask_for_stacks, beats
 from actors.quarantine import Quarantine, suspects
 from actors.refs import Call, cause_of, reason_of, translated
@@ -57,8 +57,12 @@ class Supervisor:
         """
         death = _death(error, [call.ref for call in calls])
         if death is None and not isinstance(cause_of(error), ObjectLostError):
-            if self.quarantine.examine(suspects(calls, died=False)):
-                return
+            try:
+                if self.quarantine.examine(suspects(calls, died=False)):
+                    return
+            except GroupLost as lost:
+                self._spend(f"{what}: {lost}", error)
+                raise
             raise translated(error, what) from error
         dead = self._dead(death)
         if not dead:
@@ -76,8 +80,11 @@ class Supervisor:
 
     def replace(self, dead: Sequence[Worker]) -> None:
         """New actors on these places, started together, with what the old ones had loaded. InfraError when the cluster
-        has no room for them within faults.recovery_deadline."""
+        has no room for them within faults.recovery_deadline; GroupLost when only learners could give them their
+        weights, which have moved on meanwhile, or are in the middle of giving them."""
         started = time.monotonic()
+        if given := [worker.bundle.name for worker in dead if worker.loaded is GIVEN]:
+            raise GroupLost(f"{', '.join(given)}: replaced together with the learners, who gave the weights")
         for worker in dead:
             self.gone.add(worker.handle._actor_id.hex())
             worker.replace()

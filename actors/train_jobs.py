@@ -34,7 +34,8 @@ def worker_loop(settings: dict[str, Any]) -> None:
     config: Config = settings["config"]
     torch.set_num_threads(config.actors.learner.threads)
     init_distributed()
-    make = engine_factory(config.actors.learner.zero_stage, torch_dtype(config.model.dtype))
+    learner, dtype = config.actors.learner, torch_dtype(config.model.dtype)
+    make = engine_factory(learner.zero_stage, dtype, learner.gradient_checkpointing)
     for job in settings["jobs"]:
         if job.store.read(job.folder / FINISHED) is None:
             fit(job, make)

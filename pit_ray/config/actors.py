@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pit_ray.config.section import Section
 
@@ -26,6 +26,11 @@ class RolloutActors(Section):
     """Share of a GPU that an engine may fill."""
     tensor_parallel: PositiveInt = 1
     """GPUs that one engine's weights are spread over."""
+    weight_sync: Literal["host", "nccl", "ipc"] = "host"
+    """How the learner's weights get into the engines. host: through host memory, with any engine. nccl: broadcast
+    between GPUs; learners and engines have whole GPUs. ipc: the engine reads the learner's memory on the GPU that one
+    rank and one engine share. nccl and ipc are untested on hardware; with them an engine's death sends a PPO stage
+    back to its last checkpoint, as a learner's does."""
 
 
 class ScorerActors(Section):
@@ -50,10 +55,13 @@ class LearnerActors(Section):
     """Processes that share each batch."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What the ranks split up: 1 optimizer states, 2 gradients too, 3 weights too."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer only its input and compute it again in the backward pass: much less memory for long
+    micro-batches, about a third more computing; the gradients are the same."""
     cpus: PositiveFloat = 0.75
     """Logical CPUs that Ray reserves for each rank."""
     gpus: NonNegativeFloat = 0.0
-    """GPUs for each rank: 1, or 0 to learn on CPUs."""
+    """GPUs for each rank: 1, or 0 to learn on CPUs; less than 1 where an engine shares the device."""
     threads: PositiveInt = 2
     """Compute threads of a rank on CPUs."""
     max_failures: int = Field(1, ge=0)
@@ -109,3 +117,24 @@ class Actors(Section):
     rollout: RolloutActors = RolloutActors()
     scorer: ScorerActors = ScorerActors()
     learner: LearnerActors = LearnerActors()
+
+    @model_validator(mode="after")
+    def _weights_get_across(self) -> Actors:
+        rollout, learner = self.rollout, self.learner
+        key = f"rollout.weight_sync={rollout.weight_sync}"
+        if rollout.weight_sync == "host":
+            return self
+        if not (rollout.gpus and learner.gpus):
+            raise ValueError(f"{key} needs rollout.gpus and learner.gpus; host works without")
+        if rollout.weight_sync == "nccl" and (rollout.gpus % 1 or learner.gpus % 1):
+            raise ValueError(
+                f"{key} needs whole GPUs, since NCCL takes no two ranks on one device: rollout.gpus is "
+                f"{rollout.gpus:g}, learner.gpus {learner.gpus:g}; on a shared device use ipc or host"
+            )
+        together = learner.ranks == rollout.workers == rollout.tensor_parallel == 1
+        if rollout.weight_sync == "ipc" and not (together and learner.gpus + rollout.gpus <= 1):
+            raise ValueError(
+                f"{key} is for one learner rank and one engine on one GPU: learner.ranks, rollout.workers and "
+                f"rollout.tensor_parallel 1, learner.gpus + rollout.gpus at most 1; on several GPUs use nccl or host"
+            )
+        return self

@@ -127,14 +127,21 @@ def one_step(
 
 
 def on_ranks(
-    actors: list[Any], zero: int, kind: str, started: LearnerSpec, batch: Batch, pairs: Pairs, bridge: np.ndarray
+    actors: list[Any],
+    zero: int,
+    recompute: bool,
+    kind: str,
+    started: LearnerSpec,
+    batch: Batch,
+    pairs: Pairs,
+    bridge: np.ndarray,
 ) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """`one_step` on DeepSpeed in every actor."""
 
     def run(actor: Any) -> tuple[Metrics, dict[str, torch.Tensor]]:
         from actors.deepspeed_engine import engine_factory
 
-        return one_step(engine_factory(zero, torch.float32), kind, started, batch, pairs, bridge)
+        return one_step(engine_factory(zero, torch.float32, recompute), kind, started, batch, pairs, bridge)
 
     found = ray.get([actor.__ray_call__.remote(run) for actor in actors], timeout=300)
     return merge([metrics for metrics, _ in found]), found[0][1]
@@ -172,7 +179,19 @@ def test_micro_batches_change_nothing(folders: dict[str, Path], batch: Batch) ->
     check_equal(train(TorchLearner(), spec(folders, 10**6), batch), train(TorchLearner(), spec(folders, 300), batch))
 
 
-@pytest.mark.parametrize(("zero", "ranks"), [(0, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize(
+    ("zero", "ranks", "recompute"),
+    [
+        (0, 1, False),
+        (3, 1, False),
+        (0, 2, False),
+        (1, 2, False),
+        (2, 2, False),
+        (3, 2, False),
+        (0, 1, True),
+        (3, 2, True),
+    ],
+)
 def test_zero_and_ranks_change_nothing(
     local_ray: None,
     config: Config,
@@ -184,8 +203,9 @@ def test_zero_and_ranks_change_nothing(
     tmp_path: Path,
     zero: int,
     ranks: int,
+    recompute: bool,
 ) -> None:
-    section = LearnerActors(ranks=ranks, zero_stage=zero, cpus=0.5, threads=1)  # type: ignore[arg-type]
+    section = LearnerActors(ranks=ranks, zero_stage=zero, cpus=0.5, threads=1, gradient_checkpointing=recompute)  # type: ignore[arg-type]
     environment = {"env_vars": learner_environment(section)}
     kind_of = LearnerActor.options(num_cpus=0.5, runtime_env=environment)  # type: ignore[attr-defined]
     group = supervised("learner", lambda bundle: kind_of.remote(bundle, section), ranks)
@@ -194,7 +214,7 @@ def test_zero_and_ranks_change_nothing(
     for kind in KINDS:
         # One micro-batch of ordinary models in one process; here small ones, of models made with dropout.
         expected = one_step(TorchEngine, kind, once(folders, 10**6), batch, pairs, renderer.bridge)
-        found = on_ranks(actors, zero, kind, once(dropping, 300), batch, pairs, renderer.bridge)
+        found = on_ranks(actors, zero, recompute, kind, once(dropping, 300), batch, pairs, renderer.bridge)
         check_same_step(expected, found)
     check_equal(train(TorchLearner(), spec(folders), batch), train(learner, spec(folders), batch))
     learner.save(tmp_path / "state").result()
