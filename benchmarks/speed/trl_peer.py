@@ -2,7 +2,8 @@
 
 usage: python trl_peer.py JSON, with the keys `method` (ppo, grpo or rloo), `policy`, `reward` (model folders),
 `contexts` (token ids, one length), `generations` (samples of each; one for PPO), `new_tokens`, `epochs`, `minibatches`,
-`lr`, `beta`, `steps`, `out`. After each step a line of JSON: the seconds of its parts.
+`lr`, `beta`, `steps`, `out`; maybe `cuda` (true: on the GPU, in bfloat16). After each step a line of JSON: the seconds
+of its parts.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Clock(TrainerCallback):
 
 def shared(asked: Asked) -> dict[str, Any]:
     """The options that all trainers know."""
+    cuda = bool(asked.get("cuda"))
     return {
-        "output_dir": asked["out"], "report_to": [], "save_strategy": "no", "use_cpu": True, "bf16": False,
+        "output_dir": asked["out"], "report_to": [], "save_strategy": "no", "use_cpu": not cuda, "bf16": cuda,
         "gradient_checkpointing": False, "gradient_accumulation_steps": 1, "temperature": 1.0,
         "learning_rate": asked["lr"], "lr_scheduler_type": "constant", "disable_tqdm": True,
     }  # fmt: skip

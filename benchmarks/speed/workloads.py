@@ -24,6 +24,11 @@ SHAPES = {
     "250m": FromScratch(
         vocab_size=2000, hidden_size=1024, layers=19, heads=16, intermediate_size=2816, max_position_embeddings=512
     ),
+    # For GPUs, and (tiny) for their rehearsal.
+    "tiny": FromScratch(vocab_size=300, hidden_size=64, layers=2, heads=2, intermediate_size=128),
+    "125m": FromScratch(vocab_size=32000, hidden_size=768, layers=12, heads=12, intermediate_size=2560),
+    "1b": FromScratch(vocab_size=32000, hidden_size=2048, layers=18, heads=16, intermediate_size=5632),
+    "7b": FromScratch(vocab_size=32000, hidden_size=4096, layers=32, heads=32, intermediate_size=11008),
 }
 SHORTEST, LONGEST = 8, 256
 """Tokens of a response."""

@@ -15,7 +15,7 @@ import ray
 
 from actors import refs
 from actors import supervisor as supervision
-from actors.group import Group, Worker
+from actors.group import GIVEN, Group, Worker
 from actors.heart import Heart, does
 from actors.plan import Bundle
 from actors.supervisor import Supervisor
@@ -59,6 +59,8 @@ class Adder:
     def generate(self, prompts: Prompts, deadly: int, set_aside: Sequence[int] = ()) -> int:
         """The sum of the prompts' numbers; one of them ends the process."""
         uid = np.delete(prompts.uid, list(set_aside))
+        if not isinstance(deadly, int):
+            raise ValueError(deadly)
         if deadly in uid:
             os._exit(1)
         return int(uid.sum())
@@ -144,6 +146,21 @@ def test_a_dead_learner_sends_the_stage_back(start: Start) -> None:
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(GroupLost, match="learn: learner/0 died"):
         total(learner, [call], "learn").result()
+
+
+def test_a_worker_that_was_given_its_weights_sends_the_stage_back_too(start: Start) -> None:
+    supervisor, groups, said = start(infrastructure=1)
+    rollout = groups["rollout"]
+    for worker in rollout.workers:
+        worker.loaded = GIVEN
+    prompts = Prompts(np.arange(3), Ragged.of([[1]] * 3), Ragged.of([[]] * 3), np.zeros(3, dtype=np.int8), None)
+    broken = rollout.share(1, "generate", prompts, "no number")  # nothing can be set aside for this
+    with pytest.raises(GroupLost, match="rollout/1: replaced together with the learners"):
+        total(rollout, [broken]).result()
+    assert len(supervisor.spent) == 1 and said == supervisor.spent  # else a stage might begin again for ever
+    os.kill(pid(rollout.workers[0]), signal.SIGKILL)
+    with pytest.raises(InfraError, match=r"more than actors\.faults\.infrastructure = 1 allows"):
+        total(rollout, [rollout.share(0, "add", 5)]).result()
 
 
 def test_an_actor_that_is_silent_is_ended_and_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
