@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,9 +46,10 @@ def architecture(size: str) -> LlamaConfig:
 
 def random_model(size: str, scalar: bool = False) -> PreTrainedModel:
     """A model of random weights in bfloat16, on the device, ready for packed rows; with `scalar`, of one score."""
-    config, kind = architecture(size), AutoModelForCausalLM
+    config = architecture(size)
+    kind: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     if scalar:
-        config.num_labels, kind = 1, AutoModelForSequenceClassification
+        config.num_labels = 1
     with torch.device(device()):
         model = kind.from_config(config, dtype=torch.bfloat16)
     model.eval()
