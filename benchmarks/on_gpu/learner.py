@@ -57,7 +57,7 @@ def measure(size: str, what: str, recompute: bool, liger: bool) -> dict[str, Any
     engine, name = rank(module)
     drawn = rollouts(size)
     lengths, answered = drawn.prompts.prompt.lengths + drawn.response.lengths, len(drawn.response.values)
-    passes = [Passes(size, lengths, answered)] + ([] if what == "sft" else [Passes(size, lengths, 0)])
+    passes = [Passes(size, lengths, answered, kind) for kind in ((True,) if what == "sft" else (True, False))]
     seconds = seconds_of(updates(engine, what, drawn))
     arithmetic = TRAINING * sum(each.arithmetic for each in passes)
     row = {"engine": name, "tokens": int(lengths.sum())} | speed(int(lengths.sum()), arithmetic, seconds)

@@ -43,7 +43,9 @@ def measure(size: str) -> dict[str, Any]:
     drawn = rollouts(size)
     lengths = drawn.prompts.prompt.lengths + drawn.response.lengths + 1  # each is read with an end token
     seconds = seconds_of(lambda: model.score(drawn))
-    row = {"tokens": int(lengths.sum())} | speed(int(lengths.sum()), Passes(size, lengths, 0).arithmetic, seconds)
+    row = {"tokens": int(lengths.sum())} | speed(
+        int(lengths.sum()), Passes(size, lengths, len(lengths), False).arithmetic, seconds
+    )
     plain = {
         "data": {"source": "world:notes", "pairs": 100}, "model": {"path": "world:notes", "dtype": "bfloat16"},
         "actors": {"learner": {"gpus": 1}, "scorer": {"gpus": 1}},

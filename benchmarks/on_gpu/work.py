@@ -87,8 +87,10 @@ class Passes:
     size: str
     lengths: np.ndarray
     """Tokens of each sequence."""
-    projected: int
-    """Tokens at which the vocabulary is predicted; 0 for a model with one score."""
+    read: int
+    """Tokens at which something is read; the last layer is hardly computed elsewhere."""
+    vocabulary: bool
+    """Whether the vocabulary is predicted there, or one score."""
 
     @property
     def arithmetic(self) -> float:
@@ -96,7 +98,9 @@ class Passes:
         each)."""
         shape, whole = SHAPES[self.size], model_size(self.size)
         head = shape.vocab_size * shape.hidden_size
-        weights = 2.0 * (whole.parameters - head) * self.lengths.sum() + 2.0 * head * self.projected
+        last = shape.hidden_size * (2 * shape.hidden_size + 3 * shape.intermediate_size)
+        weights = 2.0 * (whole.parameters - head) * self.lengths.sum() - 2.0 * last * (self.lengths.sum() - self.read)
+        weights += 2.0 * head * self.read * self.vocabulary
         return weights + 2.0 * shape.layers * shape.hidden_size * float(np.square(self.lengths, dtype=np.float64).sum())
 
 

@@ -62,7 +62,7 @@ def test_arithmetic_is_what_torch_counts_of_a_forward_pass() -> None:
     lengths = drawn.prompts.prompt.lengths + drawn.response.lengths
     shape = work.SHAPES["tiny"]
     causal = 2.0 * shape.layers * shape.hidden_size * float((lengths.astype(float) ** 2).sum())
-    ours = Passes("tiny", lengths, len(drawn.response.values)).arithmetic - causal
+    ours = Passes("tiny", lengths, len(drawn.response.values), True).arithmetic - causal
     # Norms are weights too, but no products of matrices.
     assert counter.get_total_flops() - attention == pytest.approx(ours, rel=1e-2)
     assert attention in (0, pytest.approx(2 * causal))  # where torch counts it, with the half that causality leaves out
