@@ -24,17 +24,17 @@ class SharedRenderer(Renderer):
         self._alone = threading.RLock()
         super().__init__(tokenizer, improve_instruction)
 
-    def response_ids(self, text: str) -> list[int]:
+    def all_response_ids(self, texts: Sequence[str]) -> list[list[int]]:
         with self._alone:
-            return super().response_ids(text)
+            return super().all_response_ids(texts)
 
     def text(self, ids: Iterable[int]) -> str:
         with self._alone:
             return super().text(ids)
 
-    def _encode(self, rendered: str, contents: Sequence[str]) -> list[int]:
+    def _laid_out(self, rendered: str) -> list[list[int] | int]:
         with self._alone:
-            return super()._encode(rendered, contents)
+            return super()._laid_out(rendered)
 
 
 class TextStream:

@@ -77,9 +77,9 @@ class Renderer:
 
     def response_ids(self, text: str) -> list[int]:
         """y without an end token; special tokens spelled out in the text stay plain text."""
-        return self._all_response_ids([text])[0]
+        return self.all_response_ids([text])[0]
 
-    def _all_response_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def all_response_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Several at once, which takes a third of the time."""
         found = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [self._harmless(ids) for ids in found]
@@ -107,8 +107,8 @@ class Renderer:
         return Pairs(
             uid=np.array([pair.uid for pair in pairs], dtype=np.int64),
             prompt=Ragged.of(self._prompt_of(pair) for pair in pairs),
-            chosen=Ragged.of(self._all_response_ids([pair.chosen for pair in pairs])),
-            rejected=Ragged.of(self._all_response_ids([pair.rejected for pair in pairs])),
+            chosen=Ragged.of(self.all_response_ids([pair.chosen for pair in pairs])),
+            rejected=Ragged.of(self.all_response_ids([pair.rejected for pair in pairs])),
         )
 
     def _prompt_of(self, pair: PreferencePair) -> list[int]:
@@ -139,7 +139,7 @@ class Renderer:
 
     def _filled(self, layout: Iterable[list[int] | int], contents: Sequence[str]) -> list[int]:
         # Template and contents are encoded apart, so that a content can never be read as a control token.
-        encoded = self._all_response_ids(contents)
+        encoded = self.all_response_ids(contents)
         return [i for piece in layout for i in (encoded[piece] if isinstance(piece, int) else piece)]
 
     def bridge_to(self, instruction: str) -> np.ndarray:
