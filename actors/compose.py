@@ -13,8 +13,8 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from actors.deployment import EngineModel, RayDeployment
-from actors.memory import ModelSize
-from actors.plan import describe_plan
+from actors.memory import ModelSize, memory_plan
+from actors.plan import describe_memory, describe_plan
 from actors.processes import on_record
 from actors.ray_session import check_machines
 from actors.weights import CPU_HEAD_SIZES
@@ -45,7 +45,17 @@ def train(config: Config) -> None:
     check(config)
     folder = RunFolder(config.run)
     with folder.locked(), claimed(folder, print), on_record(folder.path):
-        driver.train(config, lambda folder, note: deploy(config, folder, note))
+        driver.train(config, lambda folder, note: planned(config, folder, note))
+
+
+def planned(config: Config, folder: RunFolder, note: Callable[[str], None]) -> Deployment:
+    """The deployment of a run that begins, with its memory planned, on record and told."""
+    deployment = deploy(config, folder, note)
+    if isinstance(deployment, RayDeployment):
+        size = model_size(config)
+        deployment.memory.plan(memory_plan(config, size))
+        note(describe_memory(config, size))
+    return deployment
 
 
 def replay(run: str, stage: str, step: int) -> bool:
@@ -149,8 +159,9 @@ def model_size(config: Config) -> ModelSize:
         model = AutoModelForCausalLM.from_config(architecture)
     shape = architecture.get_text_config()
     return ModelSize(
-        sum(p.numel() for p in model.parameters()), shape.num_hidden_layers, shape.hidden_size, shape.vocab_size
-    )
+        sum(p.numel() for p in model.parameters()), shape.num_hidden_layers, shape.hidden_size, shape.vocab_size,
+        getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size,
+    )  # fmt: skip
 
 
 def _model_config(config: Config) -> Any:

@@ -61,6 +61,8 @@ class DeepSpeedEngine:
                 "steps_per_print": 10**9,
             },
         )
+        # Alone, a rank would still copy all its gradients into one tensor to reduce them with nobody.
+        self.engine.enable_backward_allreduce = zero_stage > 0 or self.world > 1
         self.device = self.engine.device
 
     def __call__(self, *args: Any) -> Any:

@@ -4,6 +4,7 @@ they die."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from actors.footprint import MemoryRecord
 from actors.gauges import Gauges
 from actors.group import Group, Worker
+from actors.heart import beats
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.node_packages import check_nodes
 from actors.placement import RoomWatch, options, reserve
@@ -30,7 +33,7 @@ from actors.scorer import (
     scorer_environment,
 )
 from actors.supervisor import Supervisor
-from actors.train_jobs import run_jobs
+from actors.train_jobs import SUPERVISED, run_jobs
 from actors.weights import engine_environment
 from pit_ray.config import Config
 from pit_ray.errors import GroupLost
@@ -62,6 +65,7 @@ class RayDeployment:
         self.standing = self.plan.only(roles_of(config.method) if roles is None else roles)
         self.room: PlacementGroup | None = None
         self.deadlines = config.actors.deadlines
+        self.memory = MemoryRecord(folder.path)
         self.supervisor = Supervisor(
             config.actors.faults,
             namespace(config),
@@ -117,7 +121,11 @@ class RayDeployment:
     def activity(self) -> dict[str, dict[str, Any]]:
         for role, group in self.supervisor.groups.items():
             self.gauges.calls(role, group.unanswered())
-        return self.supervisor.beats()
+        found = self.supervisor.beats()
+        if ray.is_initialized():
+            names = [f"{SUPERVISED}/{rank}" for rank in range(self.config.actors.learner.ranks)]
+            self.memory.note(found | beats(self.supervisor.namespace, names))
+        return found
 
     def observe(self, record: Mapping[str, Any]) -> None:
         if ray.is_initialized():
@@ -125,6 +133,8 @@ class RayDeployment:
 
     def close(self) -> None:
         """Ends the actors and leaves Ray; a local Ray ends with it."""
+        with suppress(Exception):  # where Ray is gone, the last seconds' peaks are, too
+            self.activity()
         if self.config.tracking.profile and ray.is_initialized():
             timeline = self.folder.profile("ray.json")
             timeline.parent.mkdir(exist_ok=True)

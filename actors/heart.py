@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import ray
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
+from actors.footprint import LOOK_SECONDS, Footprint
 from pit_ray.errors import LINE, short
 
 BEAT_SECONDS = 5.0
@@ -37,17 +38,33 @@ class Heart:
         context = ray.get_runtime_context()
         self.place = {"pid": os.getpid(), "node": socket.gethostname()}
         self.key, self.asked_key = _key(context.namespace, "beat", name), _key(context.namespace, "asked")
-        self.told = b""
+        self.told, self.footprint = b"", Footprint()
+        self.over = threading.Event()
         threading.Thread(target=self._beat, name="heart", daemon=True).start()
 
     def _beat(self) -> None:
-        while True:
+        while not self.over.is_set():
             with suppress(Exception):  # the head may be away for a moment
                 self._tell()
-            time.sleep(BEAT_SECONDS)
+            until = time.monotonic() + BEAT_SECONDS
+            while time.monotonic() < until and not self.over.wait(LOOK_SECONDS):
+                self.footprint.look()
+
+    def stop(self) -> None:
+        """For a process that outlives what it did; its last sign stays."""
+        self.over.set()
+        with suppress(Exception):
+            self._tell()
 
     def _tell(self) -> None:
-        now = {"name": self.name, "doing": self.doing, "since": self.since, "time": time.time(), **self.place}
+        now = {
+            "name": self.name,
+            "doing": self.doing,
+            "since": self.since,
+            "time": time.time(),
+            **self.place,
+            "memory": self.footprint.told(),
+        }
         asked = _internal_kv_get(self.asked_key) or b""
         if asked != self.told:
             now["stacks"], now["asked"] = _stacks(), asked.decode()

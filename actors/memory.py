@@ -1,27 +1,40 @@
 """The memory that a run's processes take at their peak, as a pure function of its configuration and its model's size.
 
-Host memory was measured on CPUs. What is said of GPUs is reckoned, from the formulas named below, and nobody has yet
-measured it.
+Host memory was measured on CPUs (`benchmarks/speed/memory.py`). What is said of GPUs is reckoned by the same formulas,
+and nobody has yet measured it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pit_ray.config import Config
+from pit_ray.config.training import Optimizer, Ppo
+from pit_ray.data.lengths import bridge_length
 
 GIB = 2**30
-RUNTIME_GIB = {"driver": 0.6, "rollout": 1.7, "reward": 0.6, "reference": 0.6, "learner": 0.8, "recorder": 0.4}
-"""Resident memory of an idle process of each role (imports and engine, no weights), as measured on the CPU builds."""
+IMPORTS_GIB = {
+    "driver": 0.6, "rollout": 0.75, "reward": 0.55, "reference": 0.55, "learner": 0.65, "supervised": 0.65,
+    "recorder": 0.5,
+}  # fmt: skip
+"""Resident memory of a process of each role before it has a model, as measured on the CPU builds."""
+ENGINE_HOST_GIB = 0.9
+"""Of an engine on CPUs, beside imports, weights and KV cache: its workspace."""
 DEVICE_GIB = 1.0
 """Of a process on a GPU: the CUDA context and the allocator's slack."""
 ENGINE_GIB = 4.0
 """What a GPU engine must hold beside weights to be of use: its workspace and a KV cache for a few sequences."""
-ACTIVATION_BYTES = 34
-"""Of one layer, a token and a unit of width, in 16 bit, kept for the backward pass (Korthikanti et al. 2022, without
-the attention matrix, which fused attention does not keep)."""
-LOGIT_BYTES = 12
-"""Of one token and one entry of the vocabulary: the logits in float32, their softmax and its gradient."""
+BUCKET = 500_000_000
+"""Gradients that DeepSpeed's ZeRO gathers before it shares them out (its `reduce_bucket_size`)."""
+GATHERED = 1_000_000_000
+"""Weights that its ZeRO 3 holds whole at a time (`stage3_max_live_parameters`)."""
+UPDATE_LOGITS, PASS_LOGITS = 12, 8
+"""Bytes of one response token and one entry of the vocabulary: in an update, float32 log-probabilities and their
+gradient before and after the softmax; in a pass without one, logits and log-probabilities."""
+COPIES = 1.0
+"""Of the policy, while rank 0 sends or writes it."""
+WITHOUT_PPO = ("self_evolution", "tripost")
+"""Methods whose learning is supervised alone."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,42 @@ class ModelSize:
     layers: int
     hidden: int
     vocabulary: int
+    intermediate: int
+    """Width inside the feed-forward layers, which are taken to be gated."""
+    trainable: int | None = None
+    """Parameters that are learned. None: all."""
+
+    @property
+    def learned(self) -> int:
+        return self.parameters if self.trainable is None else self.trainable
+
+
+@dataclass(frozen=True)
+class Parts:
+    """GiB of one process in one memory, by what they are for."""
+
+    imports: float = 0.0
+    weights: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    kv_cache: float = 0.0
+    activations: float = 0.0
+    copies: float = 0.0
+    """Of weights on their way: to the engines, into a file."""
+
+    @property
+    def total(self) -> float:
+        """At the peak. Weights are on their way only between updates, so the larger of the two moments counts."""
+        stays = self.imports + self.weights + self.optimizer + self.kv_cache
+        return stays + max(self.gradients + self.activations, self.copies)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one process: in the machine's memory, and on its GPUs taken together."""
+
+    host: Parts
+    gpu: Parts | None = None
 
 
 @dataclass(frozen=True)
@@ -43,49 +92,138 @@ class Need:
 
 
 def needs(config: Config, size: ModelSize) -> dict[str, Need]:
-    """What a process of each role needs; `driver` among them."""
-    actors = config.actors
-    weights = _weights(config, size)
-    state, activations = _learner_state(config, size), _activations(config, size)
-    engine = (weights + ENGINE_GIB) / actors.rollout.gpu_memory_utilization
-    scores = _gib(actors.scorer.batch_tokens * size.vocabulary * LOGIT_BYTES)
-    found = {
-        "driver": Need(0.0),
-        "recorder": Need(0.0),
-        "rollout": Need(weights, engine) if actors.rollout.gpus else Need(weights + actors.rollout.kv_cache_gib),
-        # A rank loads both models whole before it keeps its share.
-        "learner": Need(2 * weights, state + activations) if actors.learner.gpus else Need(state + activations),
-        "reward": _scorer(config, weights, 0.0),
-        "reference": _scorer(config, weights, scores),
-    }
-    return {
-        role: Need(round(RUNTIME_GIB[role] + need.host, 2), round(need.gpu + DEVICE_GIB, 2) if need.gpu else 0.0)
-        for role, need in found.items()
-    }
+    """What a place of each role needs; `driver` among them. A learner's is also that of a supervised stage's worker."""
+    found: dict[str, Need] = {}
+    for role, memory in memory_plan(config, size).items():
+        place = "learner" if role == "supervised" else role
+        before = found.get(place, Need(0.0))
+        gpu = memory.gpu.total if memory.gpu else 0.0
+        found[place] = Need(max(before.host, round(memory.host.total, 2)), max(before.gpu, round(gpu, 2)))
+    return found
 
 
-def _scorer(config: Config, weights: float, scores: float) -> Need:
-    return Need(weights, weights + scores) if config.actors.scorer.gpus else Need(weights + scores)
+def memory_plan(config: Config, size: ModelSize) -> dict[str, Memory]:
+    """The memory of a process of each role, `driver` and `supervised` (a worker of Ray Train) among them."""
+    actors, width = config.actors, _width(config)
+    weights = _gib(size.parameters * width)
+    found = {"driver": Memory(_imports("driver")), "supervised": _supervised(config, size)}
+    if config.method not in WITHOUT_PPO:
+        found["learner"] = _learner(config, size)
+        budget, share = actors.scorer.batch_tokens, _response_share(config)
+        found["reward"] = _scorer(config, "reward", weights, _gib(_pass_bytes(size, width, budget, 0.0)))
+        found["reference"] = _scorer(config, "reference", weights, _gib(_pass_bytes(size, width, budget, share)))
+        found["recorder"] = Memory(_imports("recorder"))
+    found["rollout"] = _rollout(config, weights)
+    return found
 
 
-def _weights(config: Config, size: ModelSize) -> float:
-    return _gib(size.parameters * _width(config))
+def _rollout(config: Config, weights: float) -> Memory:
+    rollout = config.actors.rollout
+    if rollout.gpus:
+        engine = (weights + ENGINE_GIB) / rollout.gpu_memory_utilization
+        on_gpu = Parts(DEVICE_GIB, weights, kv_cache=engine - weights)
+        return Memory(_imports("rollout", copies=weights), on_gpu)
+    host = _imports(
+        "rollout", weights=weights, kv_cache=rollout.kv_cache_gib, activations=ENGINE_HOST_GIB, copies=weights
+    )
+    return Memory(host)
 
 
-def _learner_state(config: Config, size: ModelSize) -> float:
-    """Weights, gradients and AdamW's two moments of policy and value model on one rank; under bfloat16 the optimizer
-    also holds float32 weights."""
-    learner, weights = config.actors.learner, _weights(config, size)
-    optimizer = _gib(size.parameters * (12 if _width(config) == 2 else 8))
-    shares = [learner.ranks if learner.zero_stage >= stage else 1 for stage in (3, 2, 1)]
-    return 2 * (weights / shares[0] + weights / shares[1] + optimizer / shares[2])
+def _scorer(config: Config, role: str, weights: float, activations: float) -> Memory:
+    if config.actors.scorer.gpus:
+        return Memory(_imports(role, copies=weights), Parts(DEVICE_GIB, weights, activations=activations))
+    return Memory(_imports(role, weights=weights, activations=activations))
 
 
-def _activations(config: Config, size: ModelSize) -> float:
-    """Of one micro-batch of PPO, which passes through policy and value model."""
-    tokens = max(ppo.optimizer.micro_batch_tokens for ppo in (config.ppo_policy, config.ppo_improver))
-    layer = ACTIVATION_BYTES * size.hidden * _width(config) // 2
-    return _gib(tokens * (2 * size.layers * layer + size.vocabulary * LOGIT_BYTES))
+def _learner(config: Config, size: ModelSize) -> Memory:
+    """A rank of PPO: policy and value model."""
+    width, share, work = _width(config), _response_share(config), []
+    for ppo in (config.ppo_policy, config.ppo_improver):
+        # An update's micro-batches are cut from a minibatch, those of the passes before it from all samples.
+        update = _micro_batch(config, ppo, ppo.rollouts_per_step // ppo.minibatches)
+        before = _micro_batch(config, ppo, ppo.rollouts_per_step)
+        work += [_update_bytes(size, width, update, share, 2), _pass_bytes(size, width, before, share)]
+    return _trained(config, size, "learner", 2, max(work))
+
+
+def _supervised(config: Config, size: ModelSize) -> Memory:
+    """A rank of a supervised stage: one model. All stages of a method are taken to have sequences as long as its
+    longest."""
+    width, lengths = _width(config), config.data.lengths
+    x, d, y = lengths.prompt.max_tokens, lengths.draft.max_tokens, lengths.response.max_tokens
+    bridge = bridge_length(config.model.improve_instruction)
+    whole, work = x + d + bridge + y, []
+    for section, sequences in ((config.sft, 1), (config.reward, 2), (config.gap_reward, 4)):
+        longest = x + y if sequences == 2 else whole
+        tokens = _least(config, section.optimizer, section.batch_size * sequences * longest)
+        if sequences == 1:
+            work.append(_update_bytes(size, width, tokens, y / (x + y), 1))
+        else:  # what the sequences of a pair have in common is computed once
+            row = x + 2 * y if sequences == 2 else x + 2 * (d + bridge) + 4 * y
+            work.append(_update_bytes(size, width, tokens * row / (sequences * longest), 0.0, 1))
+    return _trained(config, size, "supervised", 1, max(work))
+
+
+def _trained(config: Config, size: ModelSize, role: str, models: int, work: float) -> Memory:
+    """A DeepSpeed rank with so many models; rank 0, which also gathers the weights of one on their way out."""
+    learner, width = config.actors.learner, _width(config)
+    stage, learned, every = learner.zero_stage, models * size.learned, models * size.parameters
+    share = 1 / learner.ranks
+    weights, gradients = every * width, learned * width
+    optimizer = learned * (12 if width == 2 else 8)
+    if stage:
+        optimizer = learned * 12 * share  # it keeps float32 weights of its own
+        gradients = min(learned, BUCKET) * width + learned * width * (share if stage > 1 else 1)
+    if stage == 3:
+        weights = every * width * share + min(every, GATHERED) * width
+    whole = _gib(size.parameters * width)
+    state = Parts(weights=_gib(weights), gradients=_gib(gradients), optimizer=_gib(optimizer), activations=_gib(work))
+    if learner.gpus:
+        # A rank loads its models whole before it keeps its share.
+        return Memory(_imports(role, copies=models * whole), replace(state, imports=DEVICE_GIB))
+    return Memory(replace(state, imports=IMPORTS_GIB[role], copies=COPIES * whole))
+
+
+def _update_bytes(size: ModelSize, width: int, tokens: float, share: float, models: int) -> float:
+    """Of a micro-batch of an update: what each layer keeps for the backward pass, and the most that comes and goes.
+
+    A Llama layer keeps, a token: each norm's input and normalised input (in float32) and its output; queries, keys,
+    values, attention's output twice; of the feed-forward part gate, its activation, up and their product.
+    """
+    norms = 2 * (12 if width == 4 else 8)
+    layer = (norms + 5 * width) * size.hidden + 4 * width * size.intermediate
+    kept, logits = size.layers * layer * tokens, share * tokens * size.vocabulary
+    # The value model's pass comes after the policy's, whose log-probabilities wait; its backward pass is first.
+    after = (models - 1) * (kept + 4 * logits)
+    return kept + max(after + _pass_bytes(size, width, tokens, 0.0), UPDATE_LOGITS * logits)
+
+
+def _pass_bytes(size: ModelSize, width: int, tokens: float, share: float) -> float:
+    """Of a forward pass that keeps nothing: the widest moment of a layer, or the logits of the share of tokens that
+    are responses."""
+    return tokens * max(3 * width * (size.hidden + size.intermediate), share * PASS_LOGITS * size.vocabulary)
+
+
+def _micro_batch(config: Config, ppo: Ppo, samples: int) -> float:
+    """Tokens of the largest micro-batch of a rank."""
+    lengths, new = config.data.lengths, config.sampling.max_new_tokens
+    draft = lengths.draft.max_tokens + bridge_length(config.model.improve_instruction)
+    drafts = any(phase.drafts != "none" for phase in ppo.phases)
+    return _least(config, ppo.optimizer, samples * (lengths.prompt.max_tokens + drafts * draft + new))
+
+
+def _least(config: Config, optimizer: Optimizer, tokens: int) -> float:
+    return min(optimizer.micro_batch_tokens, tokens / config.actors.learner.ranks)
+
+
+def _response_share(config: Config) -> float:
+    """Of the tokens of sequences as long as they may be, those that are sampled."""
+    new = config.sampling.max_new_tokens
+    return new / (config.data.lengths.prompt.max_tokens + new)
+
+
+def _imports(role: str, **parts: float) -> Parts:
+    return Parts(IMPORTS_GIB[role], **parts)
 
 
 def _width(config: Config) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from actors.memory import ModelSize, needs
+from actors.memory import WITHOUT_PPO, ModelSize, Parts, memory_plan, needs
 from pit_ray.config import Config
 from pit_ray.config.tree import Method
 from pit_ray.errors import ConfigError
@@ -48,8 +48,6 @@ class Plan:
 
 
 ROLES = ("learner", "rollout", "reward", "reference", "recorder")
-WITHOUT_PPO = ("self_evolution", "tripost")
-"""Methods whose learning is supervised alone."""
 
 
 def roles_of(method: Method) -> tuple[str, ...]:
@@ -103,6 +101,23 @@ def describe_plan(config: Config, size: ModelSize) -> str:
             f"  {bundle.name:14} {bundle.cpus:5.2f} CPU {bundle.gpus:5.2f} GPU {need[bundle.role].host:7.2f} GiB{gpu}"
         )
     lines.append(f"  {'driver':14} {'':20} {need['driver'].host:7.2f} GiB")
+    return "\n".join([*lines, describe_memory(config, size)])
+
+
+def describe_memory(config: Config, size: ModelSize) -> str:
+    """What a process of each role is planned to take, and for what, as a table for people."""
+    plan, need = plan_actors(config), needs(config, size)
     total = need["driver"].host + sum(need[bundle.role].host for bundle in plan.bundles)
-    lines.append(f"memory plan: {total:.1f} GiB in all, for {size.parameters / 1e6:.2f} M parameters per model")
+    names = [field.name for field in fields(Parts)]
+    lines = [
+        f"memory plan: {total:.1f} GiB in all, for {size.parameters / 1e6:.2f} M parameters per model",
+        f"  {'GiB of a process':18}" + "".join(f"{name.replace('_', ' '):>12}" for name in [*names, "peak"]),
+    ]
+    for role, memory in sorted(memory_plan(config, size).items()):
+        count = len(plan.of("learner" if role == "supervised" else role))
+        for where, parts in (("", memory.host), (" GPU", memory.gpu)):
+            if parts is not None:
+                given = [getattr(parts, name) for name in names]
+                cells = "".join(f"{gib:12.2f}" if gib else f"{'–':>12}" for gib in [*given, parts.total])
+                lines.append(f"  {role + (f' × {count}' if count > 1 else '') + where:18}{cells}")
     return "\n".join(lines)

@@ -30,6 +30,9 @@ class RolloutActor:
         self.name, self.store = bundle.name, store
         self.heart = Heart(self.name)
         store.pull(model)
+        import vllm  # noqa: F401  reads its environment, which the actor has by now
+
+        self.heart.footprint.imported()
         self.generator = VllmGenerator(model, config, eos, max_model_len)
 
     def __repr__(self) -> str:

@@ -43,6 +43,7 @@ class ScorerActor:
         self.dtype = torch_dtype(config.model.dtype)
         self.device = torch.device("cuda" if config.actors.scorer.gpus else "cpu")
         torch.set_num_threads(config.actors.scorer.threads)
+        self.heart.footprint.imported()
 
     def __repr__(self) -> str:
         return self.name
@@ -110,6 +111,7 @@ class RecorderActor:
         self.name = bundle.name
         self.heart = Heart(self.name)
         self.recorder = RolloutRecorder(renderer, source, store)
+        self.heart.footprint.imported()
 
     def __repr__(self) -> str:
         return self.name

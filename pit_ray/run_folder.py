@@ -34,9 +34,11 @@ PUSHED = (CHECKPOINTS, "model", "phases", "metrics.jsonl", "finished.json")
 """What in a stage's folder is put into the store by whoever writes it; here may lie what a dead worker has left."""
 COMMIT = "PIT_RAY_COMMIT"
 """Environment variable: the commit that a job was submitted from, since its working folder is no checkout."""
+MEMORY = "memory.json"
+"""What the processes of the run were planned to take of memory, and what they have taken."""
 RECORDS = (
     "config.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "status.json", "stacks.txt", "evaluation",
-    "report.html",
+    "report.html", MEMORY,
 )  # fmt: skip
 """What in the run folder tells what the run is and where it stands; written by its driver."""
 COUNTS = "counts.json"

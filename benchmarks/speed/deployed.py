@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,16 @@ from pit_ray.run_folder import RunFolder
 
 @contextmanager
 def deployed(
-    models: dict[str, Path], root: Path, roles: Sequence[str], dtype: str = "float32", **actors: object
-) -> Iterator[RayDeployment]:
-    """`actors`: keys of the configuration's section."""
+    models: dict[str, Path], root: Path, roles: Sequence[str], dtype: str = "float32",
+    sections: Mapping[str, object] | None = None, **actors: object,
+) -> Iterator[RayDeployment]:  # fmt: skip
+    """`sections`: further ones of the configuration; `actors`: keys of that section."""
     plain = {
         "run": str(root / "run"),
         "data": {"source": "world:notes", "pairs": 100},
         "model": {"path": str(models["policy"]), "dtype": dtype},
         "actors": {"address": "local", **actors},
+        **(sections or {}),
     }
     config = parse_config(plain, where="benchmark")
     model = EngineModel(lambda: models["policy"], lambda: Renderer.load(models["policy"]).eos, 512)

@@ -21,15 +21,17 @@ def longest_sequence(config: Config) -> int:
     lengths, new = config.data.lengths, config.sampling.max_new_tokens
     x, draft, y = lengths.prompt.max_tokens, max(lengths.draft.max_tokens, new), max(lengths.response.max_tokens, new)
     if config.method in ("pit", "distill"):
-        return x + draft + _bridge(config.model.improve_instruction) + y
+        return x + draft + bridge_length(config.model.improve_instruction) + y
     rounds, shown = 1, 0
     if config.method == "self_refine":
         rounds, shown = SEEN_ROUNDS, config.self_refine.examples * (x + draft + new + y)
-    bridges = _bridge(config.model.feedback_instruction) + _bridge(config.model.refine_instruction) + 2 * shown
+    bridges = (
+        bridge_length(config.model.feedback_instruction) + bridge_length(config.model.refine_instruction) + 2 * shown
+    )
     return x + rounds * (draft + new + bridges) + y
 
 
-def _bridge(instruction: str) -> int:
+def bridge_length(instruction: str) -> int:
     """Tokens that an instruction and the template around it may take."""
     return 16 + 2 * len(instruction.split())
 

@@ -16,11 +16,19 @@ from pit_ray.evaluate.curves import Record, by_stage, kl_charts, points, rl_char
 from pit_ray.evaluate.names import STAGES, compared_name, contestant_name, stage_name, whole_name
 from pit_ray.evaluate.pages import template
 from pit_ray.evaluate.report_answers import ABOUT, answers, feedback, levels, made
-from pit_ray.evaluate.report_files import Sample, Summary, method_of, read_counts, read_file, read_summaries
+from pit_ray.evaluate.report_files import (
+    MemoryRecord,
+    Sample,
+    Summary,
+    method_of,
+    read_counts,
+    read_file,
+    read_summaries,
+)
 from pit_ray.evaluate.report_headline import headline
 from pit_ray.events import read_events
 from pit_ray.progress import clock, duration
-from pit_ray.run_folder import write_text
+from pit_ray.run_folder import MEMORY, write_text
 from pit_ray.tracking import read_metrics
 
 PARTS = ("generate", "score", "learn", "sync")
@@ -51,6 +59,7 @@ def write_report(run: Path) -> Path:
     method = method_of(summary, config)
     metrics = by_stage(read_metrics(run))
     rows, more = _rows(summary, method)
+    memory = read_file(run / MEMORY, MemoryRecord) or MemoryRecord()
     page = template("report.html", FILTERS).render(
         title=run.resolve().name,
         about=ABOUT.get(method),
@@ -74,6 +83,7 @@ def write_report(run: Path) -> Path:
         kl_charts=kl_charts(metrics),
         stage_seconds=_in_order(summary.seconds, metrics) if method == "pit" else summary.seconds,
         step_parts=[(stage, *means) for stage, records in metrics.items() if (means := _step_parts(records))],
+        memory=memory.rows(),
         events=[(clock(event["time"]), event["text"]) for event in read_events(run)],
         config=config,
         environment=json.dumps(environment, indent=2, ensure_ascii=False) if environment else None,

@@ -108,6 +108,34 @@ class Sample(BaseModel):
         return self
 
 
+class PlannedMemory(BaseModel):
+    """Of a process of one role, GiB at its peak."""
+
+    peak: float
+    gpu_peak: float | None = None
+
+
+class SeenMemory(BaseModel):
+    """Of one process, GiB: after its imports, at its peak, of its GPU at its peak."""
+
+    idle: float
+    peak: float
+    gpu: float | None = None
+
+
+class MemoryRecord(BaseModel):
+    """memory.json."""
+
+    plan: dict[str, PlannedMemory] = {}
+    """By role."""
+    peaks: dict[str, SeenMemory] = {}
+    """By process, ROLE/N."""
+
+    def rows(self) -> list[tuple[str, PlannedMemory | None, SeenMemory]]:
+        """Each process beside the plan of its role."""
+        return [(name, self.plan.get(name.partition("/")[0]), seen) for name, seen in sorted(self.peaks.items())]
+
+
 def read_file(path: Path, kind: Any) -> Any:
     """The content of a JSON file as `kind`, None when there is no such file. DataError when it is no such content."""
     if not path.exists():

@@ -23,12 +23,15 @@ def token_logprobs(
     head = model.get_output_embeddings()
     select = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][where][batch.before_N],))
     try:
-        logits = model(**given, use_cache=False).logits
+        logits_NV = model(**given, use_cache=False).logits.float()
     finally:
         select.remove()
-    logits_NV = logits.float() / temperature
+    # These are the largest tensors of a step: no more than two of them are ever held.
+    if temperature != 1:
+        logits_NV = logits_NV / temperature
     logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
+    del logits_NV
     chosen_N = logprobs_NV.gather(1, batch.tokens_N.unsqueeze(1)).squeeze(1)
     with torch.no_grad():
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+        entropy_N = -logprobs_NV.exp().mul_(logprobs_NV).sum(-1)
     return chosen_N, entropy_N

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from actors.compose import check
-from actors.memory import ModelSize, needs
 from actors.plan import plan_actors, require, shortfall
 from pit_ray.config import Config, load_config
 from pit_ray.errors import ConfigError
@@ -34,18 +33,6 @@ def test_what_does_not_fit_is_named_before_anything_waits() -> None:
         require(plan_actors(quickstart("actors.rollout.workers=7")), {"CPU": 2.0})
     with pytest.raises(ConfigError, match="needs 2 GPUs, Ray has 0"):
         require(plan_actors(quickstart("actors.rollout.gpus=1", "actors.rollout.tensor_parallel=2")), {"CPU": 64.0})
-
-
-def test_sharding_divides_the_learner_memory() -> None:
-    size = ModelSize(7_000_000_000, layers=0, hidden=0, vocabulary=0)  # no activations
-    host = [
-        needs(quickstart(f"actors.learner.zero_stage={zero}", "actors.learner.ranks=4"), size)["learner"].host
-        for zero in (0, 1, 2, 3)
-    ]
-    assert host == sorted(host, reverse=True) and len(set(host)) == 4
-    # Policy and value model, float32: weights, gradients and two moments are 16 bytes a parameter each.
-    assert host[0] == pytest.approx(2 * 16 * size.parameters / 2**30, abs=1.0)
-    assert host[3] == pytest.approx(2 * 16 * size.parameters / 4 / 2**30, abs=1.0)
 
 
 def test_a_head_size_without_a_cpu_kernel_is_refused_with_the_nearest() -> None:
