@@ -14,18 +14,18 @@ from pit_ray.data.lengths import bridge_length
 
 GIB = 2**30
 IMPORTS_GIB = {
-    "driver": 0.6, "rollout": 0.75, "reward": 0.55, "reference": 0.55, "learner": 0.65, "supervised": 0.65,
+    "driver": 0.65, "rollout": 0.7, "reward": 0.53, "reference": 0.53, "learner": 0.56, "supervised": 0.6,
     "recorder": 0.5,
 }  # fmt: skip
 """Resident memory of a process of each role before it has a model, as measured on the CPU builds."""
-ENGINE_HOST_GIB = 0.9
-"""Of an engine on CPUs, beside imports, weights and KV cache: its workspace."""
+WORKSPACE_GIB = 1.0
+"""Of an engine on CPUs, beside imports, weights and KV cache."""
 DEVICE_GIB = 1.0
 """Of a process on a GPU: the CUDA context and the allocator's slack."""
 ENGINE_GIB = 4.0
 """What a GPU engine must hold beside weights to be of use: its workspace and a KV cache for a few sequences."""
 BUCKET = 500_000_000
-"""Gradients that DeepSpeed's ZeRO gathers before it shares them out (its `reduce_bucket_size`)."""
+"""Gradients that DeepSpeed gathers before ranks exchange them (its `reduce_bucket_size`)."""
 GATHERED = 1_000_000_000
 """Weights that its ZeRO 3 holds whole at a time (`stage3_max_live_parameters`)."""
 UPDATE_LOGITS, PASS_LOGITS = 12, 8
@@ -64,6 +64,8 @@ class Parts:
     gradients: float = 0.0
     optimizer: float = 0.0
     kv_cache: float = 0.0
+    workspace: float = 0.0
+    """Of an engine; whatever model it has."""
     activations: float = 0.0
     copies: float = 0.0
     """Of weights on their way: to the engines, into a file."""
@@ -71,7 +73,7 @@ class Parts:
     @property
     def total(self) -> float:
         """At the peak. Weights are on their way only between updates, so the larger of the two moments counts."""
-        stays = self.imports + self.weights + self.optimizer + self.kv_cache
+        stays = self.imports + self.weights + self.optimizer + self.kv_cache + self.workspace
         return stays + max(self.gradients + self.activations, self.copies)
 
 
@@ -123,9 +125,7 @@ def _rollout(config: Config, weights: float) -> Memory:
         engine = (weights + ENGINE_GIB) / rollout.gpu_memory_utilization
         on_gpu = Parts(DEVICE_GIB, weights, kv_cache=engine - weights)
         return Memory(_imports("rollout", copies=weights), on_gpu)
-    host = _imports(
-        "rollout", weights=weights, kv_cache=rollout.kv_cache_gib, activations=ENGINE_HOST_GIB, copies=weights
-    )
+    host = _imports("rollout", weights=weights, kv_cache=rollout.kv_cache_gib, workspace=WORKSPACE_GIB, copies=weights)
     return Memory(host)
 
 
@@ -171,9 +171,13 @@ def _trained(config: Config, size: ModelSize, role: str, models: int, work: floa
     share = 1 / learner.ranks
     weights, gradients = every * width, learned * width
     optimizer = learned * (12 if width == 2 else 8)
-    if stage:
+    bucket = min(learned, BUCKET) * width
+    if stage == 0:
+        gradients += bucket if learner.ranks > 1 else 0
+    else:
         optimizer = learned * 12 * share  # it keeps float32 weights of its own
-        gradients = min(learned, BUCKET) * width + learned * width * (share if stage > 1 else 1)
+        # Seen, not derived: three buckets (filled, flattened, on their way) beside what is kept.
+        gradients = 3 * bucket + gradients * (share if stage > 1 else 1)
     if stage == 3:
         weights = every * width * share + min(every, GATHERED) * width
     whole = _gib(size.parameters * width)

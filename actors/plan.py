@@ -109,15 +109,18 @@ def describe_memory(config: Config, size: ModelSize) -> str:
     plan, need = plan_actors(config), needs(config, size)
     total = need["driver"].host + sum(need[bundle.role].host for bundle in plan.bundles)
     names = [field.name for field in fields(Parts)]
+    widths = [len(name) + 2 for name in names]
+    heads = [f"{name.replace('_', ' '):>{width}}" for name, width in zip(names, widths, strict=True)]
     lines = [
         f"memory plan: {total:.1f} GiB in all, for {size.parameters / 1e6:.2f} M parameters per model",
-        f"  {'GiB of a process':18}" + "".join(f"{name.replace('_', ' '):>12}" for name in [*names, "peak"]),
+        f"  {'GiB of a process':18}{''.join(heads)}    peak",
     ]
     for role, memory in sorted(memory_plan(config, size).items()):
         count = len(plan.of("learner" if role == "supervised" else role))
         for where, parts in (("", memory.host), (" GPU", memory.gpu)):
             if parts is not None:
-                given = [getattr(parts, name) for name in names]
-                cells = "".join(f"{gib:12.2f}" if gib else f"{'–':>12}" for gib in [*given, parts.total])
-                lines.append(f"  {role + (f' × {count}' if count > 1 else '') + where:18}{cells}")
+                given = [(getattr(parts, name), width) for name, width in zip(names, widths, strict=True)]
+                cells = "".join(f"{gib:{width}.2f}" if gib else f"{'–':>{width}}" for gib, width in given)
+                several = f" × {count}" if count > 1 else ""
+                lines.append(f"  {role + several + where:18}{cells}{parts.total:8.2f}")
     return "\n".join(lines)

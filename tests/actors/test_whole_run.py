@@ -25,6 +25,9 @@ def pit_ray(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+EACH_TWICE = ("learner", "rollout", "supervised")
+
+
 def read(path: Path) -> str:
     return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
 
@@ -49,6 +52,13 @@ def test_two_workers_two_ranks_zero_3(recipe: Path, undisturbed: Path, tmp_path:
     for stage in ("ppo_policy", "ppo_improver"):
         assert "scaled_dot_product" in str({event["name"] for event in traces[f"{stage}.json.gz"]["traceEvents"]})
     assert "learn" in str({event["name"] for event in traces["ray.json"]})
+    memory = json.loads((run / "memory.json").read_text())
+    processes = {"driver", "recorder/0", "reference/0", "reward/0"}
+    assert memory["peaks"].keys() == processes | {f"{role}/{i}" for role in EACH_TWICE for i in (0, 1)}
+    for name, seen in memory["peaks"].items():
+        planned = memory["plan"][name.partition("/")[0]]["peak"]
+        assert 0.1 < seen["idle"] <= seen["peak"] < 1.5 * planned, f"{name}: {seen}, planned {planned}"
+    assert "memory plan" in said and "supervised/1" in (run / "report.html").read_text()
     (improver,) = run.glob("stages/*-ppo_improver/model")
     (reward,) = run.glob("stages/*-gap_reward/model")
     for folder in (improver, improver.parent / "checkpoints" / "best" / "model"):
