@@ -14,11 +14,11 @@ from pit_ray.data.lengths import bridge_length
 
 GIB = 2**30
 IMPORTS_GIB = {
-    "driver": 0.65, "rollout": 0.7, "reward": 0.53, "reference": 0.53, "learner": 0.56, "supervised": 0.6,
+    "driver": 0.65, "rollout": 0.57, "reward": 0.53, "reference": 0.53, "learner": 0.56, "supervised": 0.6,
     "recorder": 0.5,
 }  # fmt: skip
 """Resident memory of a process of each role before it has a model, as measured on the CPU builds."""
-WORKSPACE_GIB = 1.0
+WORKSPACE_GIB = 1.05
 """Of an engine on CPUs, beside imports, weights and KV cache."""
 DEVICE_GIB = 1.0
 """Of a process on a GPU: the CUDA context and the allocator's slack."""

@@ -78,7 +78,7 @@ def fit(deployment: RayDeployment, folders: dict[str, Path], root: Path, vocabul
         for i, length in enumerate((PROMPT, NEW - 1, NEW - 1))
     ]
     pairs = Pairs(np.arange(2 * SAMPLES), *rows)
-    write_pairs(root / "pairs.parquet", pairs)
+    write_pairs(pairs, root / "pairs.parquet")
     config, run = deployment.config, deployment.folder
     job = FitJob(
         "sft_improver", "sft_improver", config, config.sft, root / "pairs.parquet", root / "pairs.parquet",
