@@ -169,8 +169,8 @@ def _trained(config: Config, size: ModelSize, role: str, models: int, work: floa
     learner, width = config.actors.learner, _width(config)
     stage, learned, every = learner.zero_stage, models * size.learned, models * size.parameters
     share = 1 / learner.ranks
-    weights, gradients = every * width, learned * width
-    optimizer = learned * (12 if width == 2 else 8)
+    weights, gradients = float(every * width), float(learned * width)
+    optimizer = float(learned * (12 if width == 2 else 8))
     bucket = min(learned, BUCKET) * width
     if stage == 0:
         gradients += bucket if learner.ranks > 1 else 0
