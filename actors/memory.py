@@ -138,18 +138,19 @@ def _scorer(config: Config, role: str, weights: float, activations: float) -> Me
 def _learner(config: Config, size: ModelSize) -> Memory:
     """A rank of PPO: policy and value model."""
     width, share, work = _width(config), _response_share(config), []
+    recomputed = config.actors.learner.gradient_checkpointing
     for ppo in (config.ppo_policy, config.ppo_improver):
         # An update's micro-batches are cut from a minibatch, those of the passes before it from all samples.
         update = _micro_batch(config, ppo, ppo.rollouts_per_step // ppo.minibatches)
         before = _micro_batch(config, ppo, ppo.rollouts_per_step)
-        work += [_update_bytes(size, width, update, share, 2), _pass_bytes(size, width, before, share)]
+        work += [_update_bytes(size, width, update, share, 2, recomputed), _pass_bytes(size, width, before, share)]
     return _trained(config, size, "learner", 2, max(work))
 
 
 def _supervised(config: Config, size: ModelSize) -> Memory:
     """A rank of a supervised stage: one model. All stages of a method are taken to have sequences as long as its
     longest."""
-    width, lengths = _width(config), config.data.lengths
+    width, lengths, recomputed = _width(config), config.data.lengths, config.actors.learner.gradient_checkpointing
     x, d, y = lengths.prompt.max_tokens, lengths.draft.max_tokens, lengths.response.max_tokens
     bridge = bridge_length(config.model.improve_instruction)
     whole, work = x + d + bridge + y, []
@@ -157,10 +158,10 @@ def _supervised(config: Config, size: ModelSize) -> Memory:
         longest = x + y if sequences == 2 else whole
         tokens = _least(config, section.optimizer, section.batch_size * sequences * longest)
         if sequences == 1:
-            work.append(_update_bytes(size, width, tokens, y / (x + y), 1))
+            work.append(_update_bytes(size, width, tokens, y / (x + y), 1, recomputed))
         else:  # what the sequences of a pair have in common is computed once
             row = x + 2 * y if sequences == 2 else x + 2 * (d + bridge) + 4 * y
-            work.append(_update_bytes(size, width, tokens * row / (sequences * longest), 0.0, 1))
+            work.append(_update_bytes(size, width, tokens * row / (sequences * longest), 0.0, 1, recomputed))
     return _trained(config, size, "supervised", 1, max(work))
 
 
@@ -188,15 +189,17 @@ def _trained(config: Config, size: ModelSize, role: str, models: int, work: floa
     return Memory(replace(state, imports=IMPORTS_GIB[role], copies=COPIES * whole))
 
 
-def _update_bytes(size: ModelSize, width: int, tokens: float, share: float, models: int) -> float:
+def _update_bytes(size: ModelSize, width: int, tokens: float, share: float, models: int, recomputed: bool) -> float:
     """Of a micro-batch of an update: what each layer keeps for the backward pass, and the most that comes and goes.
 
     A Llama layer keeps, a token: each norm's input and normalised input (in float32) and its output; queries, keys,
-    values, attention's output twice; of the feed-forward part gate, its activation, up and their product.
+    values, attention's output twice; of the feed-forward part gate, its activation, up and their product. With gradient
+    checkpointing (`recomputed`) every layer keeps its input, and one at a time all of that.
     """
     norms = 2 * (12 if width == 4 else 8)
     layer = (norms + 5 * width) * size.hidden + 4 * width * size.intermediate
-    kept, logits = size.layers * layer * tokens, share * tokens * size.vocabulary
+    layers, again = size.layers * layer, layer + size.layers * width * size.hidden
+    kept, logits = (again if recomputed else layers) * tokens, share * tokens * size.vocabulary
     # The value model's pass comes after the policy's, whose log-probabilities wait; its backward pass is first.
     after = (models - 1) * (kept + 4 * logits)
     return kept + max(after + _pass_bytes(size, width, tokens, 0.0), UPDATE_LOGITS * logits)

@@ -32,7 +32,7 @@ from pit_ray.store import Store
 
 PROMPT, NEW, SAMPLES, STEPS = 40, 40, 32, 2
 """Tokens of a prompt and of a response, sequences of a step; steps."""
-CASES = (("1m", 0, 1, 8192), ("25m", 0, 1, 640), ("110m", 0, 1, 320), ("25m", 3, 2, 640))
+CASES = (("1m", 0, 1, 8192), ("25m", 0, 1, 640), ("125m", 0, 1, 320), ("25m", 3, 2, 640))
 """Size, ZeRO stage, ranks, tokens of a micro-batch."""
 LEAST = 0.05
 """GiB. Processes that are planned to take less than this above their imports and KV cache are shown, not judged: the
@@ -73,11 +73,11 @@ def note(deployment: RayDeployment, part: str, peaks: Peaks) -> None:
 
 def fit(deployment: RayDeployment, folders: dict[str, Path], root: Path, vocabulary: int) -> dict[str, float]:
     """A supervised stage's worker of rank 0."""
-    rows = [
+    prompt, chosen, rejected = (
         Ragged.of(ids(np.full(2 * SAMPLES, length), vocabulary, i))
         for i, length in enumerate((PROMPT, NEW - 1, NEW - 1))
-    ]
-    pairs = Pairs(np.arange(2 * SAMPLES), *rows)
+    )
+    pairs = Pairs(np.arange(2 * SAMPLES), prompt, chosen, rejected)
     write_pairs(pairs, root / "pairs.parquet")
     config, run = deployment.config, deployment.folder
     job = FitJob(
@@ -149,7 +149,7 @@ def measure(size: str, stage: int, ranks: int, budget: int, root: Path) -> list[
         "rollout": {"cpus": 0.4, "kv_cache_gib": 0.25}, "scorer": {"cpus": 0.2, "batch_tokens": budget},
     }  # fmt: skip
     roles = ["rollout", "reward", "reference", "learner", "recorder"]
-    with deployed(folders, root, roles, sections(budget), **actors) as deployment:
+    with deployed(folders, root, roles, sections=sections(budget), **actors) as deployment:
         config = deployment.config
         plans = {role: memory.host for role, memory in memory_plan(config, model_size(config)).items()}
         fitted = {"supervised/0": fit(deployment, folders, root, vocabulary)} if size == "25m" else {}

@@ -72,6 +72,11 @@ def test_what_is_not_learned_has_neither_gradients_nor_optimizer() -> None:
     assert some.optimizer == pytest.approx(all_of_it.optimizer / 100)
 
 
+def test_layers_that_are_computed_again_keep_less() -> None:
+    again = learner(LLAMA_8B, "actors.learner.gradient_checkpointing=true")
+    assert again.activations < learner(LLAMA_8B).activations / 3
+
+
 def test_copies_and_updates_do_not_fall_together() -> None:
     assert Parts(1, 2, gradients=3, activations=4, copies=5).total == 1 + 2 + 7
     assert Parts(1, 2, gradients=3, activations=4, copies=8).total == 1 + 2 + 8
