@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from actors.deployment import EngineModel, RayDeployment
 from actors.memory import ModelSize, memory_plan
@@ -28,6 +28,7 @@ from pit_ray.lease import claimed
 from pit_ray.methods import check_method, stages_of
 from pit_ray.models.folder import architecture, weights
 from pit_ray.models.load import llama_config
+from pit_ray.models.lora import targeted
 from pit_ray.replay import replay as replay_step
 from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, open_existing
@@ -109,6 +110,7 @@ def check(config: Config) -> FoundData | None:
     check_model(config)
     renderer = None if config.model.from_scratch is not None else base_renderer(config)
     check_ready(config, renderer, longest_sequence(config))
+    check_adapters(config)
     if any(folder.glob("stages/*-data/done.json")):
         return None
     return check_data(config, renderer)
@@ -134,6 +136,22 @@ def check_model(config: Config) -> None:
         )
 
 
+def check_adapters(config: Config) -> None:
+    """ConfigError when the base or a ready model lacks layers that are to have an adapter, or what is learned cannot
+    get to the engines."""
+    lora, trust = config.model.lora, config.model.trust_remote_code
+    if lora is not None:
+        how = config.actors.rollout.weight_sync
+        if how == "ipc" or (how != "host" and lora.sync == "adapter"):
+            raise ConfigError(
+                f"model.lora.sync={lora.sync} with actors.rollout.weight_sync={how}: ipc reads the learner's own "
+                "weights, where nothing is merged, and adapters go through host memory; use host, or nccl with merged"
+            )
+        ready = [architecture(path, trust) for path in config.ready.model_dump().values() if path]
+        for shape in (_base_architecture(config), *ready):
+            targeted(_empty(shape, trust), lora)
+
+
 def head_size(config: Config) -> int:
     """Width of one attention head of the base model."""
     scratch = config.model.from_scratch
@@ -153,15 +171,23 @@ def positions(config: Config) -> int | None:
 
 def model_size(config: Config) -> ModelSize:
     """The size of the base model, found without loading it."""
-    scratch = config.model.from_scratch
-    architecture = _model_config(config) if scratch is None else llama_config(scratch, scratch.vocab_size)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
-    shape = architecture.get_text_config()
+    model = _empty(_base_architecture(config), config.model.trust_remote_code)
+    shape = model.config.get_text_config()
     return ModelSize(
         sum(p.numel() for p in model.parameters()), shape.num_hidden_layers, shape.hidden_size, shape.vocab_size,
         getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size,
     )  # fmt: skip
+
+
+def _empty(shape: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """A model without its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(shape, trust_remote_code=trust_remote_code)
+
+
+def _base_architecture(config: Config) -> PreTrainedConfig:
+    scratch = config.model.from_scratch
+    return _model_config(config) if scratch is None else llama_config(scratch, scratch.vocab_size)
 
 
 def _model_config(config: Config) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pit_ray.config.training import Optimizer
 from pit_ray.learn.engine import EngineFactory, adamw, lr_factor
 from pit_ray.models.recomputation import recompute_layers
+from pit_ray.models.lora import Pieces, whole_weights
 
 T = TypeVar("T")
 TAG = "state"
@@ -64,6 +65,7 @@ class DeepSpeedEngine:
         # Alone, a rank would still copy all its gradients into one tensor to reduce them with nobody.
         self.engine.enable_backward_allreduce = zero_stage > 0 or self.world > 1
         self.device = self.engine.device
+        self.frozen = not all(parameter.requires_grad for parameter in module.parameters())
 
     def __call__(self, *args: Any) -> Any:
         return self.engine(*args)
@@ -93,23 +95,23 @@ class DeepSpeedEngine:
         dist.all_gather_object(values, value)
         return values
 
-    def full_state(self, submodule: str) -> dict[str, Tensor]:
-        return {name: tensor.cpu().clone() for name, tensor in self.whole(submodule) if self.rank == 0}
+    def full_state(self, submodule: str, pieces: Pieces = whole_weights) -> dict[str, Tensor]:
+        return {name: tensor.cpu().clone() for name, tensor in self.whole(submodule, pieces) if self.rank == 0}
 
-    def whole(self, submodule: str) -> Iterator[tuple[str, Tensor]]:
-        """Each parameter of a submodule, whole and on its device; every rank must iterate."""
-        # One parameter at a time, so that no rank ever holds more than its share and one whole tensor.
-        for name, parameter in self.engine.module.get_submodule(submodule).named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
-                yield name, parameter.detach()
+    def whole(self, submodule: str, pieces: Pieces = whole_weights) -> Iterator[tuple[str, Tensor]]:
+        """Each weight of a submodule, whole and on its device; every rank must iterate."""
+        # One weight at a time, so that no rank ever holds more than its share and one whole tensor.
+        for name, parameters, make in pieces(self.engine.module.get_submodule(submodule)):
+            with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage == 3):
+                yield name, make()
 
     def shapes(self, submodule: str) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and whole shape of what `whole` gives, without gathering anything."""
-        named = self.engine.module.get_submodule(submodule).named_parameters()
-        return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in named]
+        pieces = whole_weights(self.engine.module.get_submodule(submodule))
+        return [(name, of.dtype, tuple(getattr(of, "ds_shape", of.shape))) for name, (of, *_), _ in pieces]
 
     def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag=TAG)
+        self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not self.frozen)

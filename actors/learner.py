@@ -20,6 +20,7 @@ from pit_ray.config.actors import Deadlines, LearnerActors, RolloutActors
 from pit_ray.learner import PpoLearner
 from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
+from pit_ray.models.lora import Adapter
 from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec, Ref
 
@@ -90,7 +91,7 @@ class LearnerActor:
         )
 
     @does
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Any] | Adapter:
         return self.learner.weights()
 
     @does

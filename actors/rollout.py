@@ -17,6 +17,7 @@ from actors.vllm_generator import VllmGenerator
 from actors.weight_transfer import Meeting, Transfer
 from pit_ray.config import Config
 from pit_ray.config.actors import Deadlines
+from pit_ray.models.lora import Adapter
 from pit_ray.records import Prompts, Ragged, Rollouts
 from pit_ray.roles import GenerateRequest, Ref
 from pit_ray.store import Store
@@ -60,7 +61,9 @@ class RolloutActor:
         self.generator.load(folder, version)
 
     @does
-    def update(self, weights: dict[str, Any], version: int) -> None:
+    def update(self, weights: dict[str, Any] | Adapter, version: int) -> None:
+        if isinstance(weights, Adapter):
+            self.store.pull(weights.base)
         self.generator.update(weights, version)
 
     @does

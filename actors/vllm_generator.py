@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from actors.adapters import adapter_arguments, check_complete, put_adapter
 from actors.weight_transfer import Meeting
 from actors.weights import engine_arguments, receive_weights, replace_weights, weight_names
 from pit_ray.config import Config
 from pit_ray.data.randomness import derive_seed
 from pit_ray.errors import DataError, InfraError
 from pit_ray.models.load import torch_dtype
+from pit_ray.models.lora import Adapter
 from pit_ray.records import Prompts, Ragged, Rollouts
 from pit_ray.roles import GenerateRequest
 
@@ -27,12 +29,15 @@ class VllmGenerator:
     def __init__(self, model: Path, config: Config, eos: int, max_model_len: int) -> None:
         from vllm import LLM  # reads its environment on import, so not before the actor has set it
 
-        self.eos, self.version = eos, 0
+        self.eos, self.version, self.trust = eos, 0, config.model.trust_remote_code
         dtype = torch_dtype(config.model.dtype)
-        rollout, trust = config.actors.rollout, config.model.trust_remote_code
+        arguments = engine_arguments(model, config.actors.rollout, dtype, max_model_len, self.trust)
         gc.freeze()  # vLLM looks through all objects five times while it starts
-        self.llm = LLM(**engine_arguments(model, rollout, dtype, max_model_len, trust))
-        self.names = weight_names(model, trust)
+        self.llm = LLM(**arguments, **adapter_arguments(config.model.lora))
+        self.names = weight_names(model, self.trust)
+        self.base: Path | None = None
+        self.adapter: Any = None
+        """What requests say to be answered with the adapter that lies over the weights of `base`."""
         self.met: Meeting | None = None
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
@@ -53,7 +58,7 @@ class VllmGenerator:
             for uid in prompts.uid
         ]
         contexts: list[Any] = [{"prompt_token_ids": row.tolist()} for row in prompts.contexts().rows()]
-        outputs: list[Any] = [out.outputs[0] for out in self.llm.generate(contexts, parameters, use_tqdm=False)]
+        outputs: list[Any] = [out.outputs[0] for out in self._answered(contexts, parameters)]
         logprobs = [
             [step[token].logprob for token, step in zip(out.token_ids, out.logprobs, strict=True)] for out in outputs
         ]
@@ -71,14 +76,20 @@ class VllmGenerator:
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files:
             raise DataError(f"{folder}: no .safetensors file to load weights from")
-        replace_weights(self.llm, (pair for file in files for pair in load_file(file).items()))
+        self._replace((pair for file in files for pair in load_file(file).items()), folder)
         self.version = version
 
-    def update(self, weights: dict[str, torch.Tensor], version: int) -> None:
-        """Takes a learner's weights; rollouts made afterwards carry `version`. InfraError unless they are all of the
-        model's and no others."""
+    def update(self, weights: dict[str, torch.Tensor] | Adapter, version: int) -> None:
+        """Takes a learner's weights, or its adapter and, where others are loaded, the weights that it belongs to;
+        rollouts made afterwards carry `version`. InfraError unless they are all of the model's and no others."""
+        if isinstance(weights, Adapter):
+            check_complete(weights, self.trust)
+            if self.base != weights.base:
+                self.load(weights.base, version)
+            self.adapter, self.version = put_adapter(self.llm, weights), version
+            return
         self._check_names(weights.keys(), version)
-        replace_weights(self.llm, weights.items())
+        self._replace(weights.items(), None)
         self.version = version
 
     def receive(self, info: dict[str, Any], meeting: Meeting, rank: int, version: int) -> None:
@@ -90,6 +101,7 @@ class VllmGenerator:
                 self.llm.shutdown_weight_transfer_engine()
             self.llm.init_weight_transfer_engine({"init_info": meeting.told_to_engine(rank)})
             self.met = meeting
+        self.base = None
         receive_weights(self.llm, info)
         self.version = version
 
@@ -101,6 +113,15 @@ class VllmGenerator:
                 f"{len(self.names)} are missing {lacking[:1]}, {len(strange)} are unknown {strange[:1]}"
             )
 
+    def _replace(self, weights: Iterable[tuple[str, torch.Tensor]], base: Path | None) -> None:
+        """New weights, which no adapter lies over."""
+        self.base = self.adapter = None
+        replace_weights(self.llm, weights)
+        self.base = base
+
+    def _answered(self, asked: list[Any], parameters: Any) -> list[Any]:
+        return self.llm.generate(asked, parameters, use_tqdm=False, lora_request=self.adapter)
+
     def logprobs(self, rollouts: Rollouts) -> Ragged:
         """This engine's log-probabilities of given responses at temperature 1, one prefill for each."""
         from vllm import SamplingParams
@@ -111,7 +132,7 @@ class VllmGenerator:
             for context, row in zip(contexts, response, strict=True)
         ]
         parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs: list[Any] = self.llm.generate(asked, parameters, use_tqdm=False)
+        outputs = self._answered(asked, parameters)
         found = [
             [step[token].logprob for step, token in zip(out.prompt_logprobs[-len(row) :], row.tolist(), strict=True)]
             for out, row in zip(outputs, response, strict=True)

@@ -72,7 +72,7 @@ class TorchRollout:
         return Resolved(None)
 
     def sync(self, weights: Ref[Any], version: int) -> Resolved[None]:
-        self.model.load_state_dict(weights.result())
+        self.model.load_state_dict(self.model.state_dict() | weights.result())  # a tied head goes by its embedding
         self.version = version
         return Resolved(None)
 
@@ -128,7 +128,7 @@ class TorchLearner:
         )
 
     def weights(self) -> Resolved[Any]:
-        return Resolved(self.learner.weights())
+        return Resolved(self.learner.whole())
 
     def verify(self, canary: Rollouts, answers: Ref[Ragged], version: int) -> Resolved[Metrics]:
         return Resolved(self.learner.verify(canary, answers.result(), version))

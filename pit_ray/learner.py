@@ -19,6 +19,7 @@ from pit_ray.learn.engine import EngineFactory, clear_mirror, push_parts
 from pit_ray.learn.modules import ActorCritic
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
+from pit_ray.models.lora import Adapter, adapt, adapter_weights
 from pit_ray.models.packing import collate
 from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import LearnerSpec
@@ -40,6 +41,9 @@ class PpoLearner:
         # The value model starts from the reward model's backbone; its head is new, since a value is no reward.
         head_seed = derive_seed(spec.seed, "value head")
         value = load_scalar(spec.value, self.dtype, new_head_seed=head_seed, trust_remote_code=spec.trust_remote_code)
+        if spec.lora is not None:
+            adapt(self.policy, spec.lora, derive_seed(spec.seed, "policy lora"))
+            adapt(value, spec.lora, derive_seed(spec.seed, "value lora"))
         updates = spec.total_steps * spec.ppo.epochs * spec.ppo.minibatches
         self.engine = make_engine(ActorCritic(self.policy, value), spec.ppo.optimizer, updates)
         self.answers: canary.Answers | None = None
@@ -65,9 +69,17 @@ class PpoLearner:
         profiler.export_chrome_trace(str(path))
         self.spec.store.push(path)
 
-    def weights(self) -> dict[str, Tensor]:
+    def whole(self) -> dict[str, Tensor]:
         """The whole policy on rank 0, {} elsewhere."""
         return self.engine.full_state("policy")
+
+    def weights(self) -> dict[str, Tensor] | Adapter:
+        """What samplers are given: the whole policy, or its adapter where that is synced; on other ranks {}."""
+        lora = self.spec.lora
+        if lora is None or lora.sync == "merged":
+            return self.whole()
+        learned = self.engine.full_state("policy", adapter_weights)
+        return Adapter(self.spec.policy, lora, learned) if self.engine.rank == 0 else {}
 
     def verify(self, asked: Rollouts, answers: Ragged, version: int) -> Metrics:
         """Compares the samplers' answers (a row each) with this learner's; every rank must call, rank 0 compares."""
@@ -82,7 +94,7 @@ class PpoLearner:
 
     def write_model(self, folder: Path) -> None:
         """Writes policy, tokenizer and renderer as a Hugging Face folder (rank 0; every rank must call)."""
-        state = self.weights()
+        state = self.whole()
         if self.engine.rank == 0:
             with writing(folder):
                 self.policy.save_pretrained(str(folder), state_dict=state)

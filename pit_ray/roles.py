@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from pit_ray.config.training import Ppo, Supervised
+from pit_ray.config.training import Lora, Ppo, Supervised
 from pit_ray.config.tree import Config
 from pit_ray.errors import GroupLost
 from pit_ray.metrics import Metrics
@@ -109,6 +109,8 @@ class LearnerSpec:
     trust_remote_code: bool
     store: Store
     """Of the run; the paths above are its own, or on storage that all nodes see."""
+    lora: Lora | None = None
+    """Of both models; None: all their weights are trained."""
     trace: Path | None = None
     """Where rank 0 writes a trace of its second update, if anywhere."""
 

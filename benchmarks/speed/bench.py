@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.speed.findings import FINDINGS, ROOT, Finding, fallen
 
 PROGRAMS = (
-    "learner", "gap_prefix", "scoring", "rollout", "prefix_reuse", "sync", "startup", "steps", "memory", "ppo_step",
+    "learner", "gap_prefix", "scoring", "rollout", "prefix_reuse", "sync", "lora", "startup", "steps", "memory", "ppo_step",
     "peers", "quickstart",
 )  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results.json"

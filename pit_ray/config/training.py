@@ -27,6 +27,21 @@ class Optimizer(Section):
     the same."""
 
 
+class Lora(Section):
+    """LoRA (Hu et al. 2021): every stage trains small matrices beside frozen weights, and writes the model with them
+    merged. Learning rates want to be about ten times those of full fine-tuning."""
+
+    rank: int = Field(16, ge=1, le=512)
+    """Inner width of the matrices; vLLM takes adapters up to 512."""
+    alpha: PositiveFloat = 32.0
+    """What is learned is multiplied by alpha / rank."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of linear layers, for instance [q_proj, v_proj]; all-linear: all of the backbone's."""
+    sync: Literal["merged", "adapter"] = "merged"
+    """What goes to the rollout workers after a step. merged: whole weights. adapter: the matrices alone, which vLLM
+    applies beside the weights that the stage began with: less to send, slower to sample. (In process always merged.)"""
+
+
 class Supervised(Section):
     """A supervised stage: SFT or reward modelling."""
 

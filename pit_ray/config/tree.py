@@ -10,7 +10,7 @@ from pit_ray.config.actors import Actors
 from pit_ray.config.endpoint import Endpoint
 from pit_ray.config.methods import Distill, SelfEvolution, SelfRefine, TriPosT
 from pit_ray.config.section import Section
-from pit_ray.config.training import GapReward, Phase, Ppo, Supervised
+from pit_ray.config.training import GapReward, Lora, Phase, Ppo, Supervised
 
 
 class FieldLength(Section):
@@ -91,6 +91,8 @@ class Model(Section):
     """Make a new model instead: any dataset can be tried without a hub."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the learners and scorers. auto: bfloat16 where a CUDA device has it, else float32."""
+    lora: Lora | None = None
+    """Trains adapters instead of all weights, in every stage. null: all weights."""
     trust_remote_code: bool = False
     """Whether code inside a model repository may run (its tokenizer's never does). Say yes only to models you trust."""
     improve_instruction: str = "Improve the response above."

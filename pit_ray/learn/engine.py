@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pit_ray.config.training import Optimizer
 from pit_ray.errors import TrainingError
+from pit_ray.models.lora import Pieces, whole_weights
 from pit_ray.store import Store
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -44,11 +45,12 @@ class Engine(Protocol):
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in rank order, on every rank."""
 
-    def full_state(self, submodule: str) -> dict[str, Tensor]:
-        """The whole weights of a submodule on the CPU, names relative to it; on rank 0, empty elsewhere."""
+    def full_state(self, submodule: str, pieces: Pieces = whole_weights) -> dict[str, Tensor]:
+        """The whole weights of a submodule on the CPU, or what else `pieces` makes of it, names relative to it; on
+        rank 0, empty elsewhere."""
 
     def save(self, folder: Path) -> None:
-        """Writes parameters, optimizer and schedule for resuming; every rank calls it with the same folder."""
+        """Writes what is trained, optimizer and schedule for resuming; every rank calls it with the same folder."""
 
     def load(self, folder: Path) -> None:
         """Reads what `save` wrote."""
@@ -73,8 +75,9 @@ def lr_factor(optimizer: Optimizer, total_steps: int) -> Callable[[int], float]:
 
 
 def adamw(module: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
-    """AdamW over a module's parameters, each read and written once in a step."""
-    return torch.optim.AdamW(module.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay, fused=True)
+    """AdamW over a module's parameters but for frozen ones, each read and written once in a step."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=optimizer.lr, weight_decay=optimizer.weight_decay, fused=True)
 
 
 def micro_steps(engine: Engine, losses: list[Callable[[], Tensor]], count: float) -> float:
@@ -151,17 +154,18 @@ class TorchEngine:
     def gather(self, value: T) -> list[T]:
         return [value]
 
-    def full_state(self, submodule: str) -> dict[str, Tensor]:
-        state = self.module.get_submodule(submodule).state_dict()
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
+    def full_state(self, submodule: str, pieces: Pieces = whole_weights) -> dict[str, Tensor]:
+        return {name: make().clone() for name, _, make in pieces(self.module.get_submodule(submodule))}
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        parts: dict[str, Any] = {"module": self.module, "optimizer": self.optimizer, "schedule": self.schedule}
-        torch.save({name: part.state_dict() for name, part in parts.items()}, folder / "engine.pt")
+        frozen = {name for name, p in self.module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        module = {name: tensor for name, tensor in self.module.state_dict().items() if name not in frozen}
+        parts = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        torch.save({"module": module} | parts, folder / "engine.pt")
 
     def load(self, folder: Path) -> None:
         saved = torch.load(folder / "engine.pt", weights_only=True)
-        self.module.load_state_dict(saved["module"])
+        self.module.load_state_dict(self.module.state_dict() | saved["module"])  # frozen weights are as they were
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])

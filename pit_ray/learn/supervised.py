@@ -24,6 +24,7 @@ from pit_ray.learn.engine import Engine, EngineFactory, clear_mirror, push_parts
 from pit_ray.learn.modules import Policy, Reward
 from pit_ray.metrics import Metrics
 from pit_ray.models.load import load_causal, load_scalar, torch_dtype
+from pit_ray.models.lora import adapt
 from pit_ray.records import Examples, Pairs
 from pit_ray.roles import FitJob
 from pit_ray.run_folder import CHECKPOINTS, write_json, write_text, writing
@@ -68,6 +69,8 @@ def fit(job: FitJob, make_engine: EngineFactory) -> None:
         head_seed = derive_seed(job.config.seed, job.stage, "head") if job.kind == "reward" else None
         model = load_scalar(job.model, dtype, new_head_seed=head_seed, trust_remote_code=trust)
         module = Reward(model)
+    if model_config.lora is not None:
+        adapt(model, model_config.lora, derive_seed(job.config.seed, job.stage, "lora"))
     steps = total_steps(section, len(rows))
     engine = make_engine(module, section.optimizer, steps)
     start = _restore(job, engine)

@@ -46,6 +46,7 @@ def run(context: RunContext, name: str) -> None:
         seed=derive_seed(context.config.seed, name),
         trust_remote_code=context.config.model.trust_remote_code,
         store=context.folder.store,
+        lora=context.config.model.lora,
         trace=context.folder.profile(f"{name}.json.gz") if context.config.tracking.profile else None,
     )
     loading = [

@@ -192,3 +192,14 @@ def test_what_cannot_be_a_path_is_refused_by_its_key(tmp_path: Path, name: str) 
 def test_ray_is_not_started_until_an_actor_is_needed(tmp_path: Path) -> None:
     deploy(quickstart(tmp_path), RunFolder(tmp_path), print).close()
     assert not ray.is_initialized()
+
+
+def test_adapters_for_layers_that_the_model_lacks_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    said = refused(quickstart(tmp_path / "run", "model.lora={targets: [q_proj, up_prj]}"))
+    assert "model.lora.targets: 'up_prj' is no linear layer" in said and "the nearest is 'up_proj'" in said
+
+
+def test_adapters_are_switched_on_by_one_key(tmp_path: Path) -> None:
+    config = quickstart(tmp_path / "run", "model.lora.rank=8")
+    assert config.model.lora is not None and config.model.lora.rank == 8
+    check(config)

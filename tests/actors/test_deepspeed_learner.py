@@ -18,7 +18,7 @@ import torch
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from pit_ray.config import Config
 from pit_ray.config.actors import Deadlines, LearnerActors
-from pit_ray.config.training import Optimizer, Phase, Ppo
+from pit_ray.config.training import Lora, Optimizer, Phase, Ppo
 from pit_ray.data.templates import Renderer
 from pit_ray.data.worlds.notes import Notes
 from pit_ray.errors import TrainingError
@@ -216,13 +216,17 @@ def test_zero_and_ranks_change_nothing(
         expected = one_step(TorchEngine, kind, once(folders, 10**6), batch, pairs, renderer.bridge)
         found = on_ranks(actors, zero, recompute, kind, once(dropping, 300), batch, pairs, renderer.bridge)
         check_same_step(expected, found)
-    check_equal(train(TorchLearner(), spec(folders), batch), train(learner, spec(folders), batch))
-    learner.save(tmp_path / "state").result()
-    learner.write_model(tmp_path / "model").result()
-    third = learner.learn(*(Resolved(part) for part in batch), 0.05, 2).result()
-    learner.start(spec(folders), tmp_path / "state").result()
-    resumed = learner.learn(*(Resolved(part) for part in batch), 0.05, 2).result()
-    assert resumed.values_by_name() == third.values_by_name(), "a resumed learner must go on exactly"
+    for name, started in (("whole", spec(folders)), ("adapted", replace(spec(folders), lora=Lora(rank=4)))):
+        check_equal(train(TorchLearner(), started, batch), train(learner, started, batch))
+        state = tmp_path / name / "checkpoint" / "learner"
+        learner.save(state).result()
+        learner.write_model(tmp_path / name / "model").result()
+        third = learner.learn(*(Resolved(part) for part in batch), 0.05, 2).result()
+        learner.start(started, state).result()
+        resumed = learner.learn(*(Resolved(part) for part in batch), 0.05, 2).result()
+        assert resumed.values_by_name() == third.values_by_name(), "a resumed learner must go on exactly"
+    sizes = [sum(file.stat().st_size for file in (tmp_path / n).rglob("*.pt")) for n in ("whole", "adapted")]
+    assert sizes[1] < sizes[0] / 3, "frozen weights must stay out of checkpoints"
     if ranks == 2:
         check_one_rank_can_fail(learner, batch)
     for actor in actors:

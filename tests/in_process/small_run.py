@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pit_ray import driver
+from pit_ray.config.training import Lora
 from pit_ray.config.tree import Config
 from pit_ray.data.templates import Renderer
 from pit_ray.in_process import InProcess
@@ -62,6 +63,12 @@ def config_for(run: Path | str, **changes: Any) -> Config:
         "tracking": {"wandb": False, "console": "plain"},
     }  # fmt: skip
     return Config.model_validate(plain | changes)
+
+
+def with_lora(run: Path | str) -> Config:
+    """The same with adapters of rank 2 in every stage."""
+    plain = config_for(run)
+    return plain.model_copy(update={"model": plain.model.model_copy(update={"lora": Lora(rank=2)})})
 
 
 def deployment(config: Config, kind: type[InProcess] = InProcess, **options: Any) -> Callable[..., InProcess]:

@@ -35,6 +35,7 @@ from tests.in_process.small_run import (
     rollout_tables,
     run_to_the_end,
     summary,
+    with_lora,
     without_time,
 )
 
@@ -116,7 +117,8 @@ def finished_one_behind(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("configure", "undisturbed", "calls_before"), [(config_for, "finished", 1), (one_behind, "finished_one_behind", 2)]
+    ("configure", "undisturbed", "calls_before"),
+    [(config_for, "finished", 1), (one_behind, "finished_one_behind", 2), (with_lora, "finished_with_lora", 1)],
 )
 def test_a_run_that_died_and_was_stopped_ends_as_if_it_had_not(
     configure: Callable[[Path], Config], undisturbed: str, calls_before: int, request: pytest.FixtureRequest,
