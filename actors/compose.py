@@ -28,7 +28,7 @@ from pit_ray.lease import claimed
 from pit_ray.methods import check_method, stages_of
 from pit_ray.models.folder import architecture, weights
 from pit_ray.models.load import llama_config
-from pit_ray.models.lora import targeted
+from pit_ray.models.lora import adapter_parameters, targeted
 from pit_ray.replay import replay as replay_step
 from pit_ray.roles import Deployment
 from pit_ray.run_folder import RunFolder, open_existing
@@ -172,10 +172,11 @@ def positions(config: Config) -> int | None:
 def model_size(config: Config) -> ModelSize:
     """The size of the base model, found without loading it."""
     model = _empty(_base_architecture(config), config.model.trust_remote_code)
-    shape = model.config.get_text_config()
+    shape, lora = model.config.get_text_config(), config.model.lora
     return ModelSize(
         sum(p.numel() for p in model.parameters()), shape.num_hidden_layers, shape.hidden_size, shape.vocab_size,
         getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size,
+        None if lora is None else adapter_parameters(model, lora),
     )  # fmt: skip
 
 

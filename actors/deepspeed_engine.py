@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pit_ray.config.training import Optimizer
 from pit_ray.learn.engine import EngineFactory, adamw, lr_factor
-from pit_ray.models.recomputation import recompute_layers
 from pit_ray.models.lora import Pieces, whole_weights
+from pit_ray.models.recomputation import recompute_layers
 
 T = TypeVar("T")
 TAG = "state"

@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.speed.findings import FINDINGS, ROOT, Finding, fallen
 
 PROGRAMS = (
-    "learner", "gap_prefix", "scoring", "rollout", "prefix_reuse", "sync", "lora", "startup", "steps", "memory", "ppo_step",
-    "peers", "quickstart",
+    "learner", "gap_prefix", "scoring", "rollout", "prefix_reuse", "sync", "lora", "startup", "steps", "memory",
+    "ppo_step", "peers", "quickstart",
 )  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results.json"
 
