@@ -96,7 +96,7 @@ def measure(size: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as root:
         folders = models(size, Path(root))
         roles = ["rollout", "reward", "reference", "learner"]
-        with deployed(folders, Path(root), roles, dtype="bfloat16", **shares) as deployment:
+        with deployed(folders, Path(root), roles, {"dtype": "bfloat16"}, **shares) as deployment:
             row: dict[str, Any] = middle(ours(deployment, folders, prompts))
         if interpreter := os.environ.get("PIT_RAY_TRL"):
             peer = middle(theirs(interpreter, folders, prompts))

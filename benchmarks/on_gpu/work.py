@@ -62,7 +62,8 @@ def model_size(size: str) -> ModelSize:
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(architecture(size))
     shape = SHAPES[size]
-    return ModelSize(sum(p.numel() for p in empty.parameters()), shape.layers, shape.hidden_size, shape.vocab_size)
+    parameters = sum(p.numel() for p in empty.parameters())
+    return ModelSize(parameters, shape.layers, shape.hidden_size, shape.vocab_size, shape.intermediate_size)
 
 
 def prompts_of(rows: list[np.ndarray]) -> Prompts:

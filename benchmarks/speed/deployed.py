@@ -14,22 +14,23 @@ from pit_ray.run_folder import RunFolder
 
 @contextmanager
 def deployed(
-    models: dict[str, Path], root: Path, roles: Sequence[str], dtype: str = "float32",
+    models: dict[str, Path], root: Path, roles: Sequence[str], model: Mapping[str, object] | None = None,
     sections: Mapping[str, object] | None = None, **actors: object,
 ) -> Iterator[RayDeployment]:  # fmt: skip
-    """`sections`: further ones of the configuration; `actors`: keys of that section."""
+    """`model`: further keys of that section of the configuration; `sections`: further sections; `actors`: keys of that
+    one."""
     plain = {
         "run": str(root / "run"),
         "data": {"source": "world:notes", "pairs": 100},
-        "model": {"path": str(models["policy"]), "dtype": dtype},
+        "model": {"path": str(models["policy"]), "dtype": "float32", **(model or {})},
         "actors": {"address": "local", **actors},
         **(sections or {}),
     }
     config = parse_config(plain, where="benchmark")
-    model = EngineModel(lambda: models["policy"], lambda: Renderer.load(models["policy"]).eos, 512)
+    engine = EngineModel(lambda: models["policy"], lambda: Renderer.load(models["policy"]).eos, 512)
     folder = RunFolder(config.run)
     folder.path.mkdir(parents=True, exist_ok=True)
-    deployment = RayDeployment(config, folder, model, models["policy"], print, roles)
+    deployment = RayDeployment(config, folder, engine, models["policy"], print, roles)
     try:
         yield deployment
     finally:

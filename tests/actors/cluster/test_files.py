@@ -21,7 +21,7 @@ from pit_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "clusters").glob("*.yaml"))
-LLAMA_8B = ModelSize(8_030_000_000, layers=32, hidden=4096, vocabulary=128_264)
+LLAMA_8B = ModelSize(8_030_000_000, layers=32, hidden=4096, vocabulary=128_264, intermediate=14_336)
 NODES = {
     "local": [(96, 8, 80)],
     "onprem": [(96, 8, 80), (96, 8, 80)],
