@@ -36,7 +36,7 @@ class FickleScorer(TorchScorer):
         self.asked += 1
         for i, prompt in enumerate(rollouts.result().prompts.prompt.rows()):
             if prompt.tobytes() in self.held_out:
-                scores.score[i] += 0.1 * self.asked * (-1) ** i
+                scores.score[i] += 0.1 * self.asked * (i % 2)  # not evened out in the mean
         return Resolved(scores)
 
 
