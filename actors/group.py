@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -12,6 +12,7 @@ from weakref import WeakSet
 import ray
 
 from actors.plan import Bundle
+from actors.queue import Queue
 from actors.refs import Call, RayRef, Rescue, first
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ GIVEN: Loaded = ("receive", ())
 """What an actor has loaded that was given weights by a transfer: nobody can tell its successor the same."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """A place in the plan. The actor on it may be replaced by another, which is then told what the first had loaded."""
 
@@ -38,6 +39,8 @@ class Worker:
     """How often the actor was replaced."""
     loaded: Loaded | None = None
     """The call that gave the actor what it works with: a model, weights."""
+    equipped: bool = True
+    """Whether the actor has been told that; what it is asked afterwards, it does with it."""
 
     def __post_init__(self) -> None:
         self.handle = self._created()
@@ -46,6 +49,7 @@ class Worker:
         """Puts a new actor on the place of one that died, or is to die."""
         ray.kill(self.handle, no_restart=True)
         self.handle = self._created()
+        self.equipped = self.loaded is None
         self.generation += 1
         self.node = None
 
@@ -64,7 +68,9 @@ class Worker:
         if self.loaded is None:
             return None
         method, args = self.loaded
-        return getattr(self.handle, method).remote(*(arg.ref if isinstance(arg, Call) else arg for arg in args))
+        told = getattr(self.handle, method).remote(*(arg.ref if isinstance(arg, Call) else arg for arg in args))
+        self.equipped = True
+        return told
 
 
 class Group:
@@ -72,6 +78,7 @@ class Group:
 
     def __init__(self, workers: Sequence[Worker], supervisor: Rescue) -> None:
         self.workers, self.supervisor = list(workers), supervisor
+        self.queue = Queue(self.workers)
         self._calls: WeakSet[Call] = WeakSet()
         self.met: tuple[object, Any] | None = None
         """Of learners: which processes last met for a transfer of weights, and where."""
@@ -81,17 +88,26 @@ class Group:
         """A call of the worker whose turn it is at this shard; which one it is decides nothing but the time."""
         return self._call(self.workers[shard % len(self.workers)], method, args)
 
+    def hand_out(self, method: str, each: Iterable[tuple[Any, ...]]) -> list[Call]:
+        """A call with each of these arguments, of whoever is free first; whoever it is decides nothing but the time."""
+        calls = [self._call(None, method, args) for args in each]
+        self.queue.add(calls)
+        return calls
+
     def each(self, method: str, *args: Any) -> list[Call]:
-        """The same call of every worker."""
+        """The same call of every worker, after what was asked before."""
+        self.queue.flush()
         return [self._call(worker, method, args) for worker in self.workers]
 
     def unanswered(self) -> int:
         """Calls that wait for their worker, or are being worked on."""
         with self._counting:
-            asked = [call.ref for call in self._calls]
-        return len(ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[1]) if asked else 0
+            refs = [call.ref for call in self._calls]
+        asked = [ref for ref in refs if ref is not None]
+        waiting = len(ray.wait(asked, num_returns=len(asked), timeout=0, fetch_local=False)[1]) if asked else 0
+        return len(refs) - len(asked) + waiting
 
-    def _call(self, worker: Worker, method: str, args: Sequence[Any]) -> Call:
+    def _call(self, worker: Worker | None, method: str, args: Sequence[Any]) -> Call:
         call = Call(worker, method, args)
         with self._counting:
             self._calls.add(call)

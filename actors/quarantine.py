@@ -50,7 +50,8 @@ class Quarantine:
     def _fault(self, call: Call, alone: Prompts, request: object) -> str | None:
         """What goes wrong with one prompt by itself."""
         try:
-            ray.get(Call(call.worker, GENERATE, (alone, request)).ref, timeout=self.patience)
+            asked = Call(call.worker, GENERATE, (alone, request))
+            ray.get(asked.ref, timeout=self.patience)  # type: ignore[arg-type]
             return None
         except RayActorError as error:
             why = f"the engine died: {reason_of(error)}"

@@ -4,8 +4,10 @@ error as an InfraError that names what was asked."""
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import ray
@@ -48,22 +50,55 @@ class Rescue(Protocol):
 class Call:
     """One call of one actor: what is asked, of whoever stands on the worker's place, and its answer in the making.
 
-    Arguments that are calls themselves go from actor to actor; where one of them was asked again, so is this.
+    Arguments that are calls themselves go from actor to actor; where one of them was asked again, so is this. A call
+    whose worker is not known yet (None) has no `ref` until `settle`, and neither have those that are made from it.
     """
 
-    def __init__(self, worker: Place, method: str, args: Sequence[Any]) -> None:
+    _guard = threading.RLock()
+
+    def __init__(self, worker: Place | None, method: str, args: Sequence[Any]) -> None:
         self.worker, self.method, self.args = worker, method, tuple(args)
         self.inputs = [arg for arg in args if isinstance(arg, Call)]
-        self.asked = 0
-        self.ask()
+        self.ref: ray.ObjectRef | None = None
+        self.generation, self.asked = -1, 0
+        self.read: list[int] = []
+        self._settled = threading.Event()
+        self._made_from_this: list[Call] = []
+        if worker is None:
+            return
+        with self._guard:
+            open_yet = [call for call in self.inputs if call.ref is None]
+            for call in open_yet:
+                call._made_from_this.append(self)
+        if not open_yet:
+            self.ask()
 
     def ask(self) -> None:
-        """Asks, for the first time or again."""
+        """Asks its worker, for the first time or again."""
+        assert self.worker is not None
+        generation = self.worker.generation  # before: whoever is replaced meanwhile will not answer
+        self.settle(self.worker, generation, self.submit(self.worker))
+
+    def submit(self, worker: Place) -> ray.ObjectRef:
+        """Asks a worker, without this being the answer yet."""
         args = [arg.ref if isinstance(arg, Call) else arg for arg in self.args]
-        self.ref: ray.ObjectRef = getattr(self.worker.handle, self.method).remote(*args)
-        self.generation = self.worker.generation
-        self.read = [call.asked for call in self.inputs]
-        self.asked += 1
+        return getattr(worker.handle, self.method).remote(*args)
+
+    def settle(self, worker: Place, generation: int, ref: ray.ObjectRef) -> None:
+        """This is its answer, by the worker's actor of that generation; what waited to be made from it is asked."""
+        with self._guard:
+            self.worker, self.generation, self.ref = worker, generation, ref
+            self.read = [call.asked for call in self.inputs]
+            self.asked += 1
+            waiting, self._made_from_this = self._made_from_this, []
+            for call in waiting:
+                if call.ref is None and all(part.ref is not None for part in call.inputs):
+                    call.ask()
+        self._settled.set()
+
+    def settled(self, timeout: float) -> bool:
+        """Whether its answer is in the making, within so many seconds."""
+        return self._settled.wait(timeout)
 
     def move(self, worker: Place) -> None:
         """Leaves a worker that will not be replaced to another one."""
@@ -73,11 +108,11 @@ class Call:
         """Asks again what was lost with an actor, and what was to be made from that."""
         for call in self.inputs:
             call.mend()
-        if self.read != [call.asked for call in self.inputs] or self._lost():
+        if self.ref is not None and (self.read != [call.asked for call in self.inputs] or self._lost()):
             self.ask()
 
     def _lost(self) -> bool:
-        if self.generation == self.worker.generation:
+        if self.ref is None or (self.worker is not None and self.generation == self.worker.generation):
             return False
         try:
             ray.get(self.ref, timeout=0)
@@ -87,17 +122,22 @@ class Call:
 
     def error(self) -> RayError | None:
         """What has gone wrong with it so far."""
-        try:
-            ray.get(self.ref, timeout=0)
-        except GetTimeoutError:
-            return None
-        except RayError as error:
-            return error
-        return None
+        return None if self.ref is None else error_of(self.ref)
 
     def change(self, args: tuple[Any, ...]) -> None:
         """Asks for something else when it is next mended."""
         self.args, self.generation = args, -1
+
+
+def error_of(ref: ray.ObjectRef) -> RayError | None:
+    """What has gone wrong with an answer so far."""
+    try:
+        ray.get(ref, timeout=0)
+    except GetTimeoutError:
+        return None
+    except RayError as error:
+        return error
+    return None
 
 
 class RayRef(Generic[T]):
@@ -113,17 +153,21 @@ class RayRef(Generic[T]):
     ) -> None:
         self.calls, self.what, self.deadline, self.supervisor, self.merge = calls, what, deadline, supervisor, merge
 
-    @property
-    def parts(self) -> list[ray.ObjectRef]:
-        return [call.ref for call in self.calls]
+    def _parts(self, seconds: float) -> list[ray.ObjectRef]:
+        """The answers; GetTimeoutError while somebody is still to be asked after so many seconds."""
+        until = time.monotonic() + seconds
+        if not all(call.settled(max(until - time.monotonic(), 0)) for call in self.calls):
+            raise GetTimeoutError
+        return [call.ref for call in self.calls if call.ref is not None]
 
     def result(self, timeout: float | None = None) -> T:
         limit, started = self.deadline if timeout is None else timeout, time.monotonic()
         while True:
             left = limit - (time.monotonic() - started)
+            pause = min(LISTEN_SECONDS, max(left, 0))
             try:
                 # Raises as soon as one part has failed, though the others may wait for that one for ever.
-                return self.merge(ray.get(self.parts, timeout=min(LISTEN_SECONDS, max(left, 0))))
+                return self.merge(ray.get(self._parts(pause), timeout=pause))
             except GetTimeoutError:
                 if left > 0:
                     self.supervisor.listen()
@@ -143,18 +187,19 @@ class RayRef(Generic[T]):
         started = time.monotonic()
         while True:
             left = limit - (time.monotonic() - started)
-            done, _ = ray.wait(
-                self.parts, num_returns=len(self.parts), timeout=min(LISTEN_SECONDS, max(left, 0)), fetch_local=False
-            )
-            if len(done) == len(self.parts):
-                return
+            pause = min(LISTEN_SECONDS, max(left, 0))
+            with suppress(GetTimeoutError):
+                parts = self._parts(pause)
+                if len(ray.wait(parts, num_returns=len(parts), timeout=pause, fetch_local=False)[0]) == len(parts):
+                    return
             if left <= 0:
                 raise self.supervisor.expired(self.what, limit)
             self.supervisor.listen()
 
     def cancel(self) -> None:
-        for part in self.parts:
-            ray.cancel(part)
+        for call in self.calls:
+            if call.ref is not None:
+                ray.cancel(call.ref)
 
 
 class TaskRef(Generic[T]):

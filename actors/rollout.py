@@ -34,7 +34,7 @@ class RolloutActor:
         import vllm  # noqa: F401  reads its environment, which the actor has by now
 
         self.heart.footprint.imported()
-        self.generator = VllmGenerator(model, config, eos, max_model_len)
+        self.generator = VllmGenerator(model, config, eos, max_model_len, ray.get_runtime_context().is_canceled)
 
     def __repr__(self) -> str:
         return self.name
@@ -89,9 +89,7 @@ class RayRolloutPool:
         self.group, self.deadlines = group, deadlines
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> RayRef[Rollouts]:
-        starts = range(0, len(prompts), request.shard_size)
-        shards = [prompts.take(np.arange(i, min(i + request.shard_size, len(prompts)))) for i in starts]
-        calls = [self.group.share(i, "generate", shard, request) for i, shard in enumerate(shards)]
+        calls = self.group.hand_out("generate", ((shard, request) for shard in prompts.shards(request.shard_size)))
         return self.group.ref(calls, "rollout: generate", self.deadlines.generate, Rollouts.concatenate)
 
     def load(self, folder: Path, version: int) -> RayRef[None]:

@@ -55,7 +55,7 @@ class Supervisor:
         GroupLost when it was a learner; our own error when an actor raised one; InfraError for any other error of an
         actor, and when the budget is spent.
         """
-        death = _death(error, [call.ref for call in calls])
+        death = _death(error, [call.ref for call in calls if call.ref is not None])
         if death is None and not isinstance(cause_of(error), ObjectLostError):
             try:
                 if self.quarantine.examine(suspects(calls, died=False)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from pit_ray.roles import GenerateRequest
 class VllmGenerator:
     """Samples with per-request seeds, so that a shard's tokens depend on its requests alone."""
 
-    def __init__(self, model: Path, config: Config, eos: int, max_model_len: int) -> None:
+    def __init__(
+        self, model: Path, config: Config, eos: int, max_model_len: int, unwanted: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`unwanted` is asked before every token whether the present call is still wanted; InfraError ends it else."""
         from vllm import LLM  # reads its environment on import, so not before the actor has set it
 
         self.eos, self.version, self.trust = eos, 0, config.model.trust_remote_code
@@ -39,6 +42,14 @@ class VllmGenerator:
         self.adapter: Any = None
         """What requests say to be answered with the adapter that lies over the weights of `base`."""
         self.met: Meeting | None = None
+        self.unwanted, self._step = unwanted, self.llm.llm_engine.step
+        self.llm.llm_engine.step = self._step_if_wanted  # type: ignore[method-assign]
+
+    def _step_if_wanted(self) -> Any:
+        engine = self.llm.llm_engine
+        if self.unwanted():
+            engine.abort_request([*engine.output_processor.request_states], internal=True)
+        return self._step()
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
         """One generate call in uid order on a fresh prefix cache; the draw of a response derives from its uid."""
@@ -59,6 +70,8 @@ class VllmGenerator:
         ]
         contexts: list[Any] = [{"prompt_token_ids": row.tolist()} for row in prompts.contexts().rows()]
         outputs: list[Any] = [out.outputs[0] for out in self._answered(contexts, parameters)]
+        if len(outputs) < len(prompts):
+            raise InfraError("given up: nobody wants these responses any more")
         logprobs = [
             [step[token].logprob for token, step in zip(out.token_ids, out.logprobs, strict=True)] for out in outputs
         ]

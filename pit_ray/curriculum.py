@@ -27,20 +27,20 @@ class PpoState:
     """Steps done in the phase."""
     kl_coefficient: float = 0.0
     scores: tuple[float, ...] = ()
-    """Mean score of each step of the phase, for its end rule."""
+    """Mean score of each of the phase's latest steps, for its end rule and to tell checkpoints apart."""
     kl: float = 0.0
     """Mean KL of the last step, nats per response."""
     entropy: float | None = None
     """Mean entropy in the stage's first step, nats per token: what a collapse is measured against."""
 
-    def advanced(self, metrics: Metrics, kl_coefficient: float) -> PpoState:
-        """The state after a step with these metrics."""
+    def advanced(self, metrics: Metrics, kl_coefficient: float, remembered: int) -> PpoState:
+        """The state after a step with these metrics; of the scores the last `remembered` are kept."""
         return replace(
             self,
             step=self.step + 1,
             phase_step=self.phase_step + 1,
             kl_coefficient=kl_coefficient,
-            scores=(*self.scores, metrics.mean("objective/score")),
+            scores=(*self.scores, metrics.mean("objective/score"))[-remembered:],
             kl=metrics.mean("objective/kl"),
             entropy=self.entropy if self.step else metrics.mean("objective/entropy"),
         )

@@ -34,9 +34,8 @@ class TorchRollout:
         self.eos, self.version, self.store = eos, 0, store
 
     def generate(self, prompts: Prompts, request: GenerateRequest) -> Resolved[Rollouts]:
-        starts = range(0, len(prompts), request.shard_size)
-        shards = [prompts.take(np.arange(i, min(i + request.shard_size, len(prompts)))) for i in starts]
-        return Resolved(Rollouts.concatenate([self._shard(shard, request) for shard in shards]))
+        shards = [self._shard(shard, request) for shard in prompts.shards(request.shard_size)]
+        return Resolved(Rollouts.concatenate(shards))
 
     def _shard(self, prompts: Prompts, request: GenerateRequest) -> Rollouts:
         contexts = prompts.contexts().rows()

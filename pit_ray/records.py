@@ -145,6 +145,10 @@ class Prompts(Rows):
     bridge: np.ndarray | None = field(default=None, metadata=SHARED)
     """The token ids between a draft and its revision; None when there is no draft."""
 
+    def shards(self, size: int) -> list[Prompts]:
+        """The rows in order, in pieces of `size`, the last one perhaps smaller."""
+        return [self.take(np.arange(i, min(i + size, len(self)))) for i in range(0, len(self), size)]
+
     def contexts(self) -> Ragged:
         """The token ids that a response follows: x, or x ‖ draft ‖ bridge."""
         if self.bridge is None:

@@ -94,9 +94,17 @@ def test_a_state_comes_back_from_json_exactly(before: PpoState) -> None:
 
 def test_a_step_counts_in_stage_and_phase_and_a_new_phase_starts_from_0() -> None:
     metrics = Metrics.of(4, objective__score=2.5, objective__kl=1.5)
-    after = PpoState(step=7, phase=1, phase_step=2, kl_coefficient=0.1, scores=(1.0, 2.0)).advanced(metrics, 0.2)
+    after = PpoState(step=7, phase=1, phase_step=2, kl_coefficient=0.1, scores=(1.0, 2.0)).advanced(metrics, 0.2, 10)
     assert after == PpoState(step=8, phase=1, phase_step=3, kl_coefficient=0.2, scores=(1.0, 2.0, 2.5), kl=1.5)
     assert after.next_phase() == PpoState(step=8, phase=2, phase_step=0, kl_coefficient=0.2)
+
+
+def test_a_long_phase_makes_no_longer_a_state() -> None:
+    state, metrics = PpoState(), Metrics.of(objective__score=0.0, objective__kl=0.0, objective__entropy=1.0)
+    for step in range(30):
+        state = state.advanced(metrics | Metrics.of(objective__score=2.0 * step), 0.1, remembered=8)
+    assert state.scores == tuple(float(step) for step in range(22, 30)) and state.phase_step == 30
+    assert ended(Phase(name="p", drafts="none", steps=99, end=EndRule(plateau_steps=4)), state) is None
 
 
 def test_the_controller_follows_the_configuration() -> None:

@@ -19,7 +19,7 @@ from benchmarks.speed.findings import FINDINGS, ROOT, Finding, fallen
 
 PROGRAMS = (
     "learner", "gap_prefix", "scoring", "rollout", "prefix_reuse", "sync", "lora", "startup", "steps", "memory",
-    "ppo_step", "peers", "quickstart",
+    "ppo_step", "peers", "scale", "quickstart",
 )  # fmt: skip
 RESULTS = ROOT / "benchmarks" / "results.json"
 

@@ -13,7 +13,7 @@ class RolloutActors(Section):
     """Rollout workers, one vLLM engine each."""
 
     workers: PositiveInt = 1
-    """Engines; each takes every n-th shard of a step."""
+    """Engines; each takes the next shard of a step when it is free."""
     cpus: PositiveFloat = 0.5
     """Logical CPUs that Ray reserves for each worker."""
     gpus: NonNegativeFloat = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,12 +56,17 @@ def draw_order(size: int, start: int, count: int, seed: int, name: str) -> np.nd
     """
     if size < 1 or start < 0 or count < 0:
         raise ValueError(f"cannot draw {count} from position {start} of {name} with {size} rows")
-    if count == 0:
-        return np.zeros(0, dtype=np.int64)
-    first, last = start // size, (start + count - 1) // size
-    epochs = [generator(seed, name, epoch).permutation(size) for epoch in range(first, last + 1)]
-    begin = start - first * size
-    return np.concatenate(epochs)[begin : begin + count].astype(np.int64)
+    drawn = [np.zeros(0, dtype=np.int64)]
+    while count:
+        epoch, within = divmod(start, size)
+        drawn.append(_shuffled(size, seed, name, epoch)[within : within + count])
+        start, count = start + len(drawn[-1]), count - len(drawn[-1])
+    return np.concatenate(drawn)
+
+
+@lru_cache(maxsize=2)  # else every step would shuffle all of a large split anew
+def _shuffled(size: int, seed: int, name: str, epoch: int) -> np.ndarray:
+    return generator(seed, name, epoch).permutation(size)
 
 
 def _by_prompt(pairs: list[PreferencePair]) -> list[Group]:

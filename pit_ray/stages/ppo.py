@@ -104,7 +104,8 @@ def run_phase(stage: PpoStage, phase: Phase, state: PpoState) -> PpoState:
         metrics |= recorded.result()  # before the weights change that would have to sample again what was lost
         kl = controller(stage.ppo.kl, state.kl_coefficient)
         kl = kl.updated(metrics.mean("objective/kl"), stage.ppo.rollouts_per_step)
-        state = state.advanced(metrics, kl.coefficient)
+        remembered = max(stage.ppo.checkpoint_every, 2 * (phase.end.plateau_steps or 0))
+        state = state.advanced(metrics, kl.coefficient, remembered)
         with stage.timed("generate"):
             stream.settle(state)
         with stage.timed("sync"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.exceptions import RayError
 from transformers import AutoModelForCausalLM
 
 from actors.group import Group
@@ -80,6 +82,19 @@ def test_where_all_rows_are_wanted_one_that_is_set_aside_is_empty(pool: RayRollo
     found = [row.tolist() for row in whole.response.rows()]
     assert found[:2] + found[3:] == [row.tolist() for row in others]
     assert len(found[2]) == 1 and whole.finished[2]
+
+
+def test_a_call_that_nobody_wants_any_more_ends_and_leaves_no_trace(pool: RayRolloutPool, prompts: Prompts) -> None:
+    engine = pool.group.workers[0].handle
+    expected = ray.get(engine.generate.remote(prompts, request()))
+    long = engine.generate.remote(prompts.take(np.tile(np.arange(len(prompts)), 80)), request())
+    time.sleep(1.0)
+    ray.cancel(long)
+    found = ray.get(engine.generate.remote(prompts, request()))
+    with pytest.raises(RayError, match="given up: nobody wants"):
+        ray.get(long)
+    np.testing.assert_array_equal(found.response.values, expected.response.values)
+    np.testing.assert_array_equal(found.logprobs.values, expected.logprobs.values)
 
 
 def mismatch(rollouts: Rollouts, model: Path) -> float:
