@@ -27,7 +27,7 @@ from benchmarks.speed.scale_run import Cluster, InTurn, LongestFirst, Outcome, R
 WORKERS, SHARDS_EACH, LEARN_RATIOS = (1, 8, 64, 512), (1, 2, 4, 8, 16), (0.5, 1.0)
 SHARDS_SEEN = 2000
 """Of each cluster at least so many, or FEWEST_STEPS steps."""
-FEWEST_STEPS, MOST_STEPS = 3, 40
+FEWEST_STEPS, MOST_STEPS = 2, 40
 PROMPTS, REPEATED = (1_000, 10_000, 100_000, 1_000_000), 20_000
 """Of a phase; a short one is repeated until so many have gone through it."""
 DRIVER = Cluster(workers=8, shards=8, steps=0, lag=1, shard_size=16, checkpoint_every=5)
