@@ -18,12 +18,19 @@ IMPORTS_GIB = {
     "recorder": 0.5,
 }  # fmt: skip
 """Resident memory of a process of each role before it has a model, as measured on the CPU builds."""
-WORKSPACE_GIB = 1.05
-"""Of an engine on CPUs, beside imports, weights and KV cache."""
+ENGINE_WORKSPACE_GIB, SAMPLER_BYTES = 0.95, 28
+"""Of an engine on CPUs, beside imports, weights and KV cache: what it takes with any model, and of each sequence that
+it works on at once and entry of the vocabulary."""
+FIRST_PASS_GIB = 0.045
+"""What a model's first pass brings in on CPUs: code that is loaded when it is called, buffers of the threads."""
+LOADED = 1.5
+"""Copies of the weights that an engine on CPUs holds while it takes a saved model: the file's, and what it packs."""
 DEVICE_GIB = 1.0
 """Of a process on a GPU: the CUDA context and the allocator's slack."""
 ENGINE_GIB = 4.0
 """What a GPU engine must hold beside weights to be of use: its workspace and a KV cache for a few sequences."""
+MAX_SEQUENCES = 256
+"""Sequences that an engine works on at once."""
 BUCKET = 500_000_000
 """Gradients that DeepSpeed gathers before ranks exchange them (its `reduce_bucket_size`)."""
 GATHERED = 1_000_000_000
@@ -65,7 +72,7 @@ class Parts:
     optimizer: float = 0.0
     kv_cache: float = 0.0
     workspace: float = 0.0
-    """Of an engine; whatever model it has."""
+    """Of an engine, or what a first pass brings in."""
     activations: float = 0.0
     copies: float = 0.0
     """Of weights on their way: to the engines, into a file."""
@@ -115,36 +122,39 @@ def memory_plan(config: Config, size: ModelSize) -> dict[str, Memory]:
         found["reward"] = _scorer(config, "reward", weights, _gib(_pass_bytes(size, width, budget, 0.0)))
         found["reference"] = _scorer(config, "reference", weights, _gib(_pass_bytes(size, width, budget, share)))
         found["recorder"] = Memory(_imports("recorder"))
-    found["rollout"] = _rollout(config, weights)
+    found["rollout"] = _rollout(config, size, weights)
     return found
 
 
-def _rollout(config: Config, weights: float) -> Memory:
+def _rollout(config: Config, size: ModelSize, weights: float) -> Memory:
     rollout = config.actors.rollout
     if rollout.gpus:
         engine = (weights + ENGINE_GIB) / rollout.gpu_memory_utilization
         on_gpu = Parts(DEVICE_GIB, weights, kv_cache=engine - weights)
         return Memory(_imports("rollout", copies=weights), on_gpu)
-    host = _imports("rollout", weights=weights, kv_cache=rollout.kv_cache_gib, workspace=WORKSPACE_GIB, copies=weights)
-    return Memory(host)
+    # A head that is tied to the embedding is kept packed beside it.
+    varying = size.vocabulary * (SAMPLER_BYTES * MAX_SEQUENCES + size.hidden * _width(config))
+    workspace, kv = ENGINE_WORKSPACE_GIB + _gib(varying), rollout.kv_cache_gib
+    return Memory(_imports("rollout", weights=weights, kv_cache=kv, workspace=workspace, copies=LOADED * weights))
 
 
 def _scorer(config: Config, role: str, weights: float, activations: float) -> Memory:
     if config.actors.scorer.gpus:
         return Memory(_imports(role, copies=weights), Parts(DEVICE_GIB, weights, activations=activations))
-    return Memory(_imports(role, weights=weights, activations=activations))
+    return Memory(_imports(role, weights=weights, workspace=FIRST_PASS_GIB, activations=activations))
 
 
 def _learner(config: Config, size: ModelSize) -> Memory:
     """A rank of PPO: policy and value model."""
-    width, share, work = _width(config), _response_share(config), []
+    width, share, work, several = _width(config), _response_share(config), [0.0], False
     recomputed = config.actors.learner.gradient_checkpointing
     for ppo in (config.ppo_policy, config.ppo_improver):
         # An update's micro-batches are cut from a minibatch, those of the passes before it from all samples.
         update = _micro_batch(config, ppo, ppo.rollouts_per_step // ppo.minibatches)
         before = _micro_batch(config, ppo, ppo.rollouts_per_step)
+        several |= update == ppo.optimizer.micro_batch_tokens
         work += [_update_bytes(size, width, update, share, 2, recomputed), _pass_bytes(size, width, before, share)]
-    return _trained(config, size, "learner", 2, max(work))
+    return _trained(config, size, "learner", 2, max(work), several)
 
 
 def _supervised(config: Config, size: ModelSize) -> Memory:
@@ -153,20 +163,22 @@ def _supervised(config: Config, size: ModelSize) -> Memory:
     width, lengths, recomputed = _width(config), config.data.lengths, config.actors.learner.gradient_checkpointing
     x, d, y = lengths.prompt.max_tokens, lengths.draft.max_tokens, lengths.response.max_tokens
     bridge = bridge_length(config.model.improve_instruction)
-    whole, work = x + d + bridge + y, []
+    whole, work, several = x + d + bridge + y, [0.0], False
     for section, sequences in ((config.sft, 1), (config.reward, 2), (config.gap_reward, 4)):
         longest = x + y if sequences == 2 else whole
         tokens = _least(config, section.optimizer, section.batch_size * sequences * longest)
+        several |= tokens == section.optimizer.micro_batch_tokens
         if sequences == 1:
             work.append(_update_bytes(size, width, tokens, y / (x + y), 1, recomputed))
         else:  # what the sequences of a pair have in common is computed once
             row = x + 2 * y if sequences == 2 else x + 2 * (d + bridge) + 4 * y
             work.append(_update_bytes(size, width, tokens * row / (sequences * longest), 0.0, 1, recomputed))
-    return _trained(config, size, "supervised", 1, max(work))
+    return _trained(config, size, "supervised", 1, max(work), several)
 
 
-def _trained(config: Config, size: ModelSize, role: str, models: int, work: float) -> Memory:
-    """A DeepSpeed rank with so many models; rank 0, which also gathers the weights of one on their way out."""
+def _trained(config: Config, size: ModelSize, role: str, models: int, work: float, several: bool) -> Memory:
+    """A DeepSpeed rank with so many models; rank 0, which also gathers the weights of one on their way out. `several`:
+    an update has more than one micro-batch."""
     learner, width = config.actors.learner, _width(config)
     stage, learned, every = learner.zero_stage, models * size.learned, models * size.parameters
     share = 1 / learner.ranks
@@ -186,7 +198,10 @@ def _trained(config: Config, size: ModelSize, role: str, models: int, work: floa
     if learner.gpus:
         # A rank loads its models whole before it keeps its share.
         return Memory(_imports(role, copies=models * whole), replace(state, imports=DEVICE_GIB))
-    return Memory(replace(state, imports=IMPORTS_GIB[role], copies=COPIES * whole))
+    if several and stage == 0:
+        # Seen, not derived: gradients take holes of glibc's heap that the next micro-batch's activations had been in.
+        state = replace(state, gradients=state.gradients + _gib(learned * width))
+    return Memory(replace(state, imports=IMPORTS_GIB[role], workspace=FIRST_PASS_GIB, copies=COPIES * whole))
 
 
 def _update_bytes(size: ModelSize, width: int, tokens: float, share: float, models: int, recomputed: bool) -> float:

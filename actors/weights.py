@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from actors.memory import MAX_SEQUENCES
 from pit_ray.config.actors import RolloutActors
 
 ZERO_COPY = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
@@ -20,8 +21,6 @@ ZERO_COPY = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 them there, instead of pickling them."""
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Attention head sizes that the CPU engine has kernels for."""
-MAX_SEQUENCES = 256
-"""Sequences that an engine works on at once."""
 
 
 def engine_environment(rollout: RolloutActors) -> dict[str, str]:
