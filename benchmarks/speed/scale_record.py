@@ -1,7 +1,6 @@
-"""Records the times that `scale` simulates with, on this machine: the seconds of a real rollout worker for each of many
-shards of 64 prompts, three times the same, with the shard's longest response and its tokens; and what score, learn and
-sync of one shard take beside it. Models and lengths are those of `ppo_step` (1.7 M parameters, responses log-normal
-between 8 and 255 tokens). What a shard itself takes is the least of its three times; the rest is the machine's.
+"""Records the times that `scale` simulates with, on this machine: a real rollout worker's seconds for each of many
+shards of 64 prompts, with the shard's longest response and its tokens; and what score, learn and sync of one shard take
+beside it. Models and lengths are those of `ppo_step` (1.7 M parameters, responses log-normal between 8 and 255 tokens).
 
 usage: python -m benchmarks.speed.scale_record [benchmarks/speed/scale_times.json]
 """
@@ -22,23 +21,19 @@ from benchmarks.speed.findings import commit, machine
 from benchmarks.speed.one_step import PARTS, Ours, stage
 from pit_ray.roles import GenerateRequest
 
-SHARD, SHARDS, TURNS, STEPS = 64, 40, 3, 5
+SHARD, SHARDS, STEPS = 64, 150, 9
 TIMES = Path(__file__).with_name("scale_times.json")
 
 
 def shards(ours: Ours) -> list[list[float]]:
-    """Of each shard the longest response, all tokens, and the seconds of each turn."""
-    seconds, about = np.zeros((TURNS, SHARDS)), []
-    ours.pool.generate(ours.prompts, GenerateRequest(1.0, ours.longest, 0, SHARD)).result()
-    for turn in range(TURNS):
-        for shard in range(SHARDS):
-            started = time.perf_counter()
-            request = GenerateRequest(1.0, ours.longest, 1000 + shard, SHARD)
-            lengths = ours.pool.generate(ours.prompts, request).result().response.lengths
-            seconds[turn, shard] = time.perf_counter() - started
-            if turn == 0:
-                about.append([int(lengths.max()), int(lengths.sum())])
-    return [[*longest, *took] for longest, took in zip(about, seconds.T.round(4).tolist(), strict=True)]
+    """Of each shard the longest response, all tokens, and the seconds."""
+    rows: list[list[float]] = []
+    for seed in range(SHARDS + 1):
+        started = time.perf_counter()
+        rollouts = ours.pool.generate(ours.prompts, GenerateRequest(1.0, ours.longest, seed, SHARD)).result()
+        took, lengths = time.perf_counter() - started, rollouts.response.lengths
+        rows.append([int(lengths.max()), int(lengths.sum()), round(took, 4)])
+    return rows[1:]
 
 
 def recorded() -> dict[str, Any]:
@@ -49,7 +44,7 @@ def recorded() -> dict[str, Any]:
         steps = [ours.step() for _ in range(STEPS)][1:]
     parts = {part: round(statistics.median(step[part] for step in steps), 4) for part in PARTS[1:]}
     found = {"machine": machine(), "commit": commit(), "prompts": SHARD, **parts}
-    return found | {"columns": ["longest", "tokens", *["seconds"] * TURNS], "shards": rows}
+    return found | {"columns": ["longest", "tokens", "seconds"], "shards": rows}
 
 
 if __name__ == "__main__":
