@@ -38,8 +38,6 @@ GATHERED = 1_000_000_000
 UPDATE_LOGITS, PASS_LOGITS = 12, 8
 """Bytes of one response token and one entry of the vocabulary: in an update, float32 log-probabilities and their
 gradient before and after the softmax; in a pass without one, logits and log-probabilities."""
-COPIES = 1.0
-"""Of the policy, while rank 0 sends or writes it."""
 WITHOUT_PPO = ("self_evolution", "tripost")
 """Methods whose learning is supervised alone."""
 
@@ -201,7 +199,7 @@ def _trained(config: Config, size: ModelSize, role: str, models: int, work: floa
     if several and stage == 0:
         # Seen, not derived: gradients take holes of glibc's heap that the next micro-batch's activations had been in.
         state = replace(state, gradients=state.gradients + _gib(learned * width))
-    return Memory(replace(state, imports=IMPORTS_GIB[role], workspace=FIRST_PASS_GIB, copies=COPIES * whole))
+    return Memory(replace(state, imports=IMPORTS_GIB[role], workspace=FIRST_PASS_GIB, copies=whole))
 
 
 def _update_bytes(size: ModelSize, width: int, tokens: float, share: float, models: int, recomputed: bool) -> float:
