@@ -80,7 +80,7 @@ class Renderer:
         return self.all_response_ids([text])[0]
 
     def all_response_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Several at once, which takes a third of the time."""
+        """`response_ids` of several texts at once."""
         found = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [self._harmless(ids) for ids in found]
 
