@@ -65,7 +65,8 @@ def test_lengths_spread_as_they_say() -> None:
 
 def call(method: str, begin: float, seconds: float) -> list[dict[str, object]]:
     """What Ray writes for an actor's call, here one that takes a second to get its arguments and to answer."""
-    spans = {method: (f"task::Actor.{method}", begin - 1, seconds + 2), "task:execute": ("task:execute", begin, seconds)}
+    whole = (f"task::Actor.{method}", begin - 1, seconds + 2)
+    spans = {method: whole, "task:execute": ("task:execute", begin, seconds)}
     return [
         {"ph": "X", "cat": kind, "name": name, "tid": f"worker:{method}", "ts": since * 1e6, "dur": took * 1e6}
         for name, (kind, since, took) in spans.items()
