@@ -85,13 +85,19 @@ def train(
     from pit_ray.config import load_config
 
     config = load_config(recipe, overrides or ())
-    from actors import compose, ray_session
+    from actors import ray_session
 
     if dry_run:
+        from actors import compose
+
         typer.echo(compose.describe(config))
         ray_session.check_machines(config)  # after the plan, which may be meant for other machines
     else:
-        compose.train(config)
+        ray_session.check_machines(config)
+        with ray_session.begun_early(config):
+            from actors import compose  # takes seconds, as Ray does
+
+            compose.train(config)
 
 
 @app.command()

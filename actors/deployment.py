@@ -16,24 +16,17 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from actors.footprint import MemoryRecord
 from actors.gauges import Gauges
 from actors.group import Group, Worker
-from actors.heart import beats
+from actors.heart import SUPERVISED, beats
 from actors.learner import LearnerActor, RayLearner, learner_environment
 from actors.node_packages import check_nodes
 from actors.placement import RoomWatch, options, reserve
 from actors.plan import ROLES, Plan, plan_actors, roles_of, shortfall
-from actors.ray_session import namespace, ray_address, start_ray
+from actors.ray_session import namespace, ray_address, running, start_ray, stop_ray
+from actors.recorder import RayRecorder, RecorderActor
 from actors.refs import TaskRef
 from actors.rollout import RayRolloutPool, RolloutActor
-from actors.scorer import (
-    RayRecorder,
-    RayReferenceScorer,
-    RayScorer,
-    RecorderActor,
-    ScorerActor,
-    scorer_environment,
-)
+from actors.scorer import RayReferenceScorer, RayScorer, ScorerActor, scorer_environment
 from actors.supervisor import Supervisor
-from actors.train_jobs import SUPERVISED, run_jobs
 from actors.weights import engine_environment
 from pit_ray.config import Config
 from pit_ray.errors import GroupLost
@@ -52,8 +45,7 @@ class EngineModel:
 
 
 class RayDeployment:
-    """Who plays the roles on Ray; Ray itself starts when first needed, so that what is wrong with the data is said
-    before."""
+    """Who plays the roles on Ray."""
 
     def __init__(
         self, config: Config, folder: RunFolder, model: EngineModel, renderer: Path, note: Callable[[str], None],
@@ -85,6 +77,8 @@ class RayDeployment:
             remove_placement_group(self._reserved(self.plan))
         elif self.standing.of("learner"):
             self._end()  # the worker group stands where learners do
+        from actors.train_jobs import run_jobs  # Ray Train takes its time to import
+
         part = run_jobs.remote(self.config, jobs, self.folder.store)
         ranks = self.plan.only(("learner",))
         what = f"training {', '.join(job.stage for job in jobs)}"
@@ -122,26 +116,26 @@ class RayDeployment:
         for role, group in self.supervisor.groups.items():
             self.gauges.calls(role, group.unanswered())
         found = self.supervisor.beats()
-        if ray.is_initialized():
+        if running():
             names = [f"{SUPERVISED}/{rank}" for rank in range(self.config.actors.learner.ranks)]
             self.memory.note(found | beats(self.supervisor.namespace, names))
         return found
 
     def observe(self, record: Mapping[str, Any]) -> None:
-        if ray.is_initialized():
+        if running():
             self.gauges.step(record)
 
     def close(self) -> None:
         """Ends the actors and leaves Ray; a local Ray ends with it."""
         with suppress(Exception):  # where Ray is gone, the last seconds' peaks are, too
             self.activity()
-        if self.config.tracking.profile and ray.is_initialized():
+        if self.config.tracking.profile and running():
             timeline = self.folder.profile("ray.json")
             timeline.parent.mkdir(exist_ok=True)
             ray.timeline(str(timeline))
             self.folder.store.push(timeline)
         self._end()
-        ray.shutdown()
+        stop_ray()
 
     def _end(self) -> None:
         """Ends all actors and gives their places back; they are started again when next needed."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from actors.memory import Memory
 from pit_ray.run_folder import MEMORY, write_json
@@ -43,7 +42,8 @@ class Footprint:
 
     def told(self) -> dict[str, Any]:
         """GiB: of the machine's memory after the imports and at the peak; of a GPU's at the peak, where it has one."""
-        gpu = torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_initialized() else 0.0
+        torch = sys.modules.get("torch")  # not every process has it
+        gpu = torch.cuda.max_memory_allocated() / GIB if torch and torch.cuda.is_initialized() else 0.0
         return {"idle": round(self.idle, 3), "peak": round(self.peak, 3)} | ({"gpu": round(gpu, 3)} if gpu else {})
 
 

@@ -20,12 +20,15 @@ import ray
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from actors.footprint import LOOK_SECONDS, Footprint
+from actors.start_up import imported
 from pit_ray.errors import LINE, short
 
 BEAT_SECONDS = 5.0
 FRAMES = 6
 """Innermost frames of a thread that are told."""
 IDLE = "idle"
+SUPERVISED = "supervised"
+"""By this name, with its rank, a worker of Ray Train gives its signs of life."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -41,6 +44,11 @@ class Heart:
         self.told, self.footprint = b"", Footprint()
         self.over = threading.Event()
         threading.Thread(target=self._beat, name="heart", daemon=True).start()
+
+    def imported(self) -> None:
+        """The imports are done, and what comes is the actor's own."""
+        imported()
+        self.footprint.imported()
 
     def _beat(self) -> None:
         while not self.over.is_set():

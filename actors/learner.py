@@ -68,7 +68,7 @@ class LearnerActor:
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
         torch.set_num_threads(self.section.threads)
         init_distributed("nccl" if self.section.gpus else "gloo")
-        self.heart.footprint.imported()
+        self.heart.imported()
 
     @does
     def start(self, spec: LearnerSpec, resume: Path | None) -> None:

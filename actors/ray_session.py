@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ TRAIN_ENVIRONMENT = {
 }  # fmt: skip
 """Ray Train's controller otherwise notices the end of its workers only every two seconds."""
 AUTH_MODES = ("token", "disabled")
+_STARTER = ThreadPoolExecutor(1, thread_name_prefix="ray")
+"""Its thread starts Ray and stays, since the processes of a local Ray end with the thread that started them. Nor can
+Ray, from there, put a handler of its own in the place of ours, which waits for a checkpoint."""
+_begun: Future[None] | None = None
+logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
 
 
 def namespace(config: Config) -> str:
@@ -70,9 +77,46 @@ def ray_address(config: Config) -> str:
 
 
 def start_ray(config: Config) -> None:
-    """Joins the cluster this job was submitted to, or starts a fresh Ray on the loopback interface."""
-    if ray.is_initialized():
-        return
+    """Joins the cluster this job was submitted to, or starts a fresh Ray on the loopback interface, or waits for one
+    that was begun."""
+    if not ray.is_initialized():
+        _begin(config)
+    if _begun is not None:
+        _begun.result()
+
+
+@contextmanager
+def begun_early(config: Config) -> Iterator[None]:
+    """A local Ray starts beside what is done meanwhile, and is gone at the end; other runs start theirs when needed."""
+    if config.actors.deployment == "ray" and ray_address(config) == "local":
+        _begin(config)
+    try:
+        yield
+    finally:
+        stop_ray()
+
+
+def running() -> bool:
+    """Whether Ray can be used."""
+    return ray.is_initialized() and (_begun is None or _begun.done())
+
+
+def stop_ray() -> None:
+    """Leaves Ray, once it stands; a local one ends."""
+    global _begun
+    if _begun is not None:
+        wait([_begun])
+    ray.shutdown()
+    _begun = None
+
+
+def _begin(config: Config) -> None:
+    global _begun
+    if _begun is None or _begun.done():
+        _begun = _STARTER.submit(_start, config)
+
+
+def _start(config: Config) -> None:
     check_machines(config)
     options: dict[str, Any] = {"namespace": namespace(config), "log_to_driver": False}
     options["logging_level"] = logging.WARNING
@@ -82,12 +126,12 @@ def start_ray(config: Config) -> None:
     if address == "local":
         os.environ.pop("RAY_ADDRESS", None)
         keep_to_loopback()
+        # Actors, with environments of their own, never use what Ray keeps ready.
+        os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112  so it is spelt
         options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": "actors.start_up.set_up"}
     ray.init(address=address, runtime_env=every_process, **options)
     ray._private.worker._worker_logs_enabled = False  # what an actor's death means, the supervisor tells
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which leaves no time for a checkpoint
 
 
 def keep_to_loopback() -> None:

@@ -33,7 +33,7 @@ class RolloutActor:
         store.pull(model)
         import vllm  # noqa: F401  reads its environment, which the actor has by now
 
-        self.heart.footprint.imported()
+        self.heart.imported()
         self.generator = VllmGenerator(model, config, eos, max_model_len, ray.get_runtime_context().is_canceled)
 
     def __repr__(self) -> str:

@@ -1,9 +1,8 @@
-"""Scorers and the recorder: actors that read rollouts shard by shard, and their pools."""
+"""Scorers: actors that read rollouts shard by shard, and their pools."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -14,9 +13,7 @@ from actors.plan import Bundle
 from actors.refs import RayRef, calls_of
 from pit_ray.config import Config
 from pit_ray.config.actors import Deadlines, ScorerActors
-from pit_ray.metrics import Metrics, merge
 from pit_ray.models.load import torch_dtype
-from pit_ray.recorder import RolloutRecorder
 from pit_ray.records import Ragged, Rollouts, Scores
 from pit_ray.roles import Ref, ScoreKind
 from pit_ray.scoring import ReferencePolicy, RewardModel
@@ -43,7 +40,7 @@ class ScorerActor:
         self.dtype = torch_dtype(config.model.dtype)
         self.device = torch.device("cuda" if config.actors.scorer.gpus else "cpu")
         torch.set_num_threads(config.actors.scorer.threads)
-        self.heart.footprint.imported()
+        self.heart.imported()
 
     def __repr__(self) -> str:
         return self.name
@@ -101,37 +98,3 @@ class RayReferenceScorer:
     def logprobs(self, rollouts: Ref[Rollouts]) -> RayRef[Ragged]:
         calls = [self.group.share(i, "logprobs", shard) for i, shard in enumerate(calls_of(rollouts))]
         return self.group.ref(calls, "reference: logprobs", self.deadlines.score, Ragged.concatenate)
-
-
-@ray.remote
-class RecorderActor:
-    """A process that judges and writes rollouts."""
-
-    def __init__(self, bundle: Bundle, renderer: Path, source: str, store: Store) -> None:
-        self.name = bundle.name
-        self.heart = Heart(self.name)
-        self.recorder = RolloutRecorder(renderer, source, store)
-        self.heart.footprint.imported()
-
-    def __repr__(self) -> str:
-        return self.name
-
-    def ready(self) -> str:
-        """The id of its node, once the process stands."""
-        return ray.get_runtime_context().get_node_id()
-
-    @does
-    def record(self, folder: Path | None, *shards_and_scores: Any) -> Metrics:
-        half = len(shards_and_scores) // 2
-        return self.recorder.record(folder, list(zip(shards_and_scores[:half], shards_and_scores[half:], strict=True)))
-
-
-class RayRecorder:
-    """The recorder actor as a role."""
-
-    def __init__(self, group: Group, deadlines: Deadlines) -> None:
-        self.group, self.deadlines = group, deadlines
-
-    def record(self, folder: Path | None, rollouts: Ref[Rollouts], scores: Ref[Scores]) -> RayRef[Metrics]:
-        call = self.group.share(0, "record", folder, *calls_of(rollouts), *calls_of(scores))
-        return self.group.ref([call], "recorder: record", self.deadlines.save, lambda parts: merge(list(parts)))

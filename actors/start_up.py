@@ -8,14 +8,20 @@ import os
 
 def set_up() -> None:
     """Run by Ray in each of its processes, before that does anything else."""
-    collect_seldom()
+    gc.set_threshold(1_000_000)
     name_interface()
 
 
 def collect_seldom() -> None:
-    """Importing torch, transformers and vLLM makes millions of objects that stay. By Python's own thresholds the search
+    """Importing torch, transformers and vLLM makes a million objects that stay. By Python's own thresholds the search
     for dead ones among them takes a quarter of the time."""
     gc.set_threshold(50_000, 20, 100)
+
+
+def imported() -> None:
+    """What there is by now is not searched again."""
+    gc.freeze()
+    collect_seldom()
 
 
 def name_interface() -> None:

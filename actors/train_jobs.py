@@ -17,7 +17,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig
 
-from actors.heart import Heart
+from actors.heart import SUPERVISED, Heart
 from actors.ray_session import START_SECONDS
 from pit_ray.config import Config
 from pit_ray.errors import InfraError, PitRayError
@@ -25,9 +25,6 @@ from pit_ray.learn.supervised import FINISHED, fit
 from pit_ray.models.load import torch_dtype
 from pit_ray.roles import FitJob
 from pit_ray.store import Store
-
-SUPERVISED = "supervised"
-"""By this name, with its rank, a worker gives its signs of life."""
 
 
 def worker_loop(settings: dict[str, Any]) -> None:
@@ -40,7 +37,7 @@ def worker_loop(settings: dict[str, Any]) -> None:
     heart = Heart(f"{SUPERVISED}/{ray.train.get_context().get_world_rank()}")
     torch.set_num_threads(config.actors.learner.threads)
     init_distributed()
-    heart.footprint.imported()
+    heart.imported()
     learner, dtype = config.actors.learner, torch_dtype(config.model.dtype)
     make = engine_factory(learner.zero_stage, dtype, learner.gradient_checkpointing)
     for job in settings["jobs"]:

@@ -25,7 +25,10 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 def engine_environment(rollout: RolloutActors) -> dict[str, str]:
     """Environment of a rollout worker's process; vLLM reads it when it is imported."""
+    # Starting a compiler takes seconds, and on CPUs vLLM compiles but a few small functions with it.
+    uncompiled = {} if rollout.gpus else {"TORCHDYNAMO_DISABLE": "1"}
     return {
+        **uncompiled,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's own process
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(rollout.kv_cache_gib))),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -16,7 +16,6 @@ from rich.text import Text
 from pit_ray.config import Config
 from pit_ray.errors import GroupLost, InfraError, PitRayError
 from pit_ray.evaluate.comparisons import Comparison, delta_table, headlines
-from pit_ray.evaluate.report import write_report
 from pit_ray.events import record_event
 from pit_ray.interrupts import Interrupts
 from pit_ray.methods import check_method, stages_of
@@ -61,6 +60,8 @@ def train(config: Config, deploy: Deploy) -> None:
             raise
         finally:
             deployment.close()
+        from pit_ray.evaluate.report import write_report  # the libraries behind it take their time to import
+
         summary = complete_summary(folder, names_of(stages_of(config)))
         report = write_report(folder.path)
         folder.keep_records()

@@ -45,11 +45,15 @@ def steps(run: Path, lag: int, given: list[str]) -> list[Step]:
 
 def idle_shares(timeline: Sequence[Mapping[str, Any]]) -> list[float]:
     """Of each step, the share in which no actor was at work; from Ray's timeline, whose times are in microseconds. What
-    the driver does, and what it takes to bring data and orders from process to process, is in it."""
+    the driver does, and what it takes to bring data and orders from process to process, is in it: of a call, only what
+    its method takes counts as work, not that its arguments are unpacked and its result is put away."""
+    named = [event for event in timeline if event["cat"].startswith("task::")]
+    run = [event for event in timeline if event["name"] == "task:execute"]
     calls = [
-        (event["ts"], event["ts"] + event["dur"], event["name"].rpartition(".")[2])
-        for event in timeline
-        if event.get("ph") == "X" and event["name"].startswith("task::") and event["name"].rpartition(".")[2] in WORK
+        (event["ts"], event["ts"] + event["dur"], call["name"])
+        for event in run
+        for call in named
+        if call["name"] in WORK and call["tid"] == event["tid"] and 0 <= event["ts"] - call["ts"] < call["dur"]
     ]
     ends = sorted(stop for _, stop, method in calls if method == END)
     shares = []

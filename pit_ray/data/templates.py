@@ -8,12 +8,15 @@ not say how x and y_ref are joined; this is our choice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import transformers
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pit_ray.errors import DataError, cause, listed
 from pit_ray.records import ROLES, Message, Pairs, PreferencePair, Ragged
@@ -26,8 +29,10 @@ PLAIN_TEMPLATE = (
 )
 """For tokenizers that bring no chat template."""
 
-FILE = "renderer.json"
+FILE, TOKENIZER_FILE = "renderer.json", "tokenizer_config.json"
 _OPEN, _CLOSE = "\ue000", "\ue001"
+Layout = list[list[int] | int]
+"""Template text as token ids, and between them the numbers of the contents that belong there."""
 
 
 class Renderer:
@@ -43,7 +48,7 @@ class Renderer:
         self._control = special.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
-        self._layouts: dict[tuple[str, ...], list[list[int] | int]] = {}
+        self._layouts: dict[tuple[str, ...], Layout] = {}
         """Of the conversations seen so far, by their roles."""
         self.bridge = self.bridge_to(improve_instruction)
 
@@ -55,7 +60,7 @@ class Renderer:
             raise DataError(f"{folder}: no {FILE} here, so this model was not written by pit-ray")
         saved = json.loads(path.read_text(encoding="utf-8"))
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            tokenizer = _tokenizer_class(Path(folder)).from_pretrained(str(folder), trust_remote_code=False)
         except Exception as error:  # a library's parsers raise many kinds
             raise DataError(f"{folder}: its tokenizer cannot be loaded: {cause(error)}") from error
         return cls(tokenizer, saved["improve_instruction"])
@@ -70,10 +75,7 @@ class Renderer:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """x: the conversation up to where the assistant's response begins. DataError for a role that is none of ROLES
         (it stands outside the contents, so it could spell out a control token), or one that the template refuses."""
-        roles = tuple(m["role"] for m in messages)
-        if roles not in self._layouts:
-            self._layouts[roles] = self._laid_out(self._render(roles))
-        return self._filled(self._layouts[roles], [m["content"] for m in messages])
+        return _filled(self._layout(messages), self.all_response_ids([m["content"] for m in messages]))
 
     def response_ids(self, text: str) -> list[int]:
         """y without an end token; special tokens spelled out in the text stay plain text."""
@@ -106,16 +108,26 @@ class Renderer:
         """Preference pairs as token ids, rows in order. DataError names the row whose prompt cannot be rendered."""
         return Pairs(
             uid=np.array([pair.uid for pair in pairs], dtype=np.int64),
-            prompt=Ragged.of(self._prompt_of(pair) for pair in pairs),
+            prompt=Ragged.of(self._prompts(pairs)),
             chosen=Ragged.of(self.all_response_ids([pair.chosen for pair in pairs])),
             rejected=Ragged.of(self.all_response_ids([pair.rejected for pair in pairs])),
         )
 
-    def _prompt_of(self, pair: PreferencePair) -> list[int]:
-        try:
-            return self.prompt_ids(pair.prompt)
-        except DataError as error:
-            raise DataError(f"row {pair.uid} (from 0) of the data: {error}") from error
+    def _prompts(self, pairs: Sequence[PreferencePair]) -> Iterator[list[int]]:
+        """`prompt_ids` of each, all contents encoded at once."""
+        contents = iter(self.all_response_ids([m["content"] for pair in pairs for m in pair.prompt]))
+        for pair in pairs:
+            try:
+                layout = self._layout(pair.prompt)
+            except DataError as error:
+                raise DataError(f"row {pair.uid} (from 0) of the data: {error}") from error
+            yield _filled(layout, list(islice(contents, len(pair.prompt))))
+
+    def _layout(self, messages: Sequence[Message]) -> Layout:
+        roles = tuple(m["role"] for m in messages)
+        if roles not in self._layouts:
+            self._layouts[roles] = self._laid_out(self._render(roles))
+        return self._layouts[roles]
 
     def _render(self, roles: Sequence[str]) -> str:
         """The template's text for turns of these roles, with a numbered mark in place of each content."""
@@ -127,20 +139,14 @@ class Renderer:
         except TemplateError as error:
             raise DataError(f"the chat template refuses turns of {', '.join(roles)}: {cause(error)}") from error
 
-    def _laid_out(self, rendered: str) -> list[list[int] | int]:
-        """Template text as token ids, and between them the numbers of the contents that belong there."""
-        layout: list[list[int] | int] = []
+    def _laid_out(self, rendered: str) -> Layout:
+        layout: Layout = []
         for piece in rendered.split(_OPEN):
             number, closed, after = piece.partition(_CLOSE)
             if closed:
                 layout.append(int(number))
             layout.append(self.tokenizer.encode(after if closed else number, add_special_tokens=False))
         return layout
-
-    def _filled(self, layout: Iterable[list[int] | int], contents: Sequence[str]) -> list[int]:
-        # Template and contents are encoded apart, so that a content can never be read as a control token.
-        encoded = self.all_response_ids(contents)
-        return [i for piece in layout for i in (encoded[piece] if isinstance(piece, int) else piece)]
 
     def bridge_to(self, instruction: str) -> np.ndarray:
         """The token ids between an assistant's turn and the next one, when the user says `instruction` there: (n,)
@@ -149,4 +155,18 @@ class Renderer:
         _, found, after = rendered.partition(f"{_OPEN}1{_CLOSE}")
         if not found:
             raise DataError(f"{self.tokenizer.name_or_path}: the chat template leaves out an earlier assistant turn")
-        return np.array(self._filled(self._laid_out(after), ["", "", instruction]), dtype=np.int32)
+        contents = self.all_response_ids(["", "", instruction])
+        return np.array(_filled(self._laid_out(after), contents), dtype=np.int32)
+
+
+def _filled(layout: Layout, contents: Sequence[Sequence[int]]) -> list[int]:
+    # Template and contents are encoded apart, so that a content can never be read as a control token.
+    return [i for piece in layout for i in (contents[piece] if isinstance(piece, int) else piece)]
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """The class of a saved tokenizer, or what finds it out. That brings PyTorch with it, which takes seconds to import,
+    and most tokenizers do not need: they are their tokenizer.json, and were saved by this class."""
+    known = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8")).get("tokenizer_class")
+    plain = transformers.PreTrainedTokenizerFast
+    return plain if known == plain.__name__ else transformers.AutoTokenizer

@@ -1,4 +1,4 @@
-"""A local Ray is reached from this machine alone."""
+"""A local Ray is reached from this machine alone, and is gone with what needed it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import time
 import psutil
 import pytest
 import ray
+
+from actors.ray_session import begun_early, running, start_ray
+from pit_ray.config import Config
+from pit_ray.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -50,3 +54,18 @@ def test_every_port_is_on_the_loopback_interface(local_ray: None) -> None:
 
 def test_its_authentication_is_said_and_not_left_to_a_default(local_ray: None) -> None:
     assert os.environ["RAY_AUTH_MODE"] in ("disabled", "token")
+
+
+def test_a_run_that_is_refused_while_ray_starts_leaves_nothing_behind(config: Config) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(DataError), begun_early(config):
+        raise DataError("no such file")
+    assert not running()
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_ray_that_has_begun_is_waited_for(config: Config) -> None:
+    with begun_early(config):
+        start_ray(config)
+        assert running() and ray.cluster_resources()["CPU"] > 0
+    assert not running()

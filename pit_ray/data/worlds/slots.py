@@ -80,7 +80,9 @@ class SlotWorld(Reviewer, Generic[T]):
     def fill(self, said: Slots, slot: Slot, rng: np.random.Generator) -> None:
         """Adds a slot to what is said, and to the slot now and then what does not belong there."""
         parts = list(slot.parts)
-        for kind in (kind for kind, rate in ADDED.items() if rng.random() < rate):
+        for kind, rate in ADDED.items():
+            if rng.random() >= rate:
+                continue
             before = [part for other in [*said[1:], slot] for part in other.parts]
             if kind != "again":
                 parts.append(self.addition(kind, rng))
