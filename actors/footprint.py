@@ -17,7 +17,7 @@ from actors.memory import Memory
 from pit_ray.run_folder import MEMORY, write_json
 
 GIB = 2**30
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.25
 """How often the size is looked at: the peak that the kernel keeps has the object store in it."""
 RESIDENT = re.compile(r"^Rss(?:Anon|File):\s+(\d+) kB", re.MULTILINE)
 

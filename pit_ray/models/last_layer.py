@@ -46,9 +46,9 @@ class _Read:
             return None
         hidden, *others = arguments
         self.tokens = hidden.shape[1]
-        return hidden[:, self.at], *others
+        return hidden.index_select(1, self.at), *others  # its backward pass is many times as fast as that of [:, at]
 
     def widen(self, module: nn.Module, arguments: Any, found: Tensor) -> Tensor | None:
         if self.at is None:
             return None
-        return found.new_zeros(1, self.tokens, found.shape[2]).index_copy(1, self.at, found)
+        return found.new_zeros(self.tokens, found.shape[2]).index_copy(0, self.at, found[0])[None]

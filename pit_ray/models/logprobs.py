@@ -21,7 +21,7 @@ def token_logprobs(
     given, where = forward_arguments(model, batch, batch.before_N)
     # The model's own forward pass may scale or cap logits, so only its head is handed fewer positions.
     head = model.get_output_embeddings()
-    select = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][where][batch.before_N],))
+    select = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][where].index_select(0, batch.before_N),))
     try:
         logits_NV = model(**given, use_cache=False).logits.float()
     finally:

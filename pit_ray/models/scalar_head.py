@@ -25,4 +25,4 @@ def _scalars(model: PreTrainedModel, batch: Batch, at: Tensor) -> Tensor:
     given, where = forward_arguments(model, batch, at)
     hidden_TH = model.base_model(**given, use_cache=False).last_hidden_state[where]
     head = cast(nn.Linear, model.score)
-    return head(hidden_TH[at]).squeeze(-1).float()
+    return head(hidden_TH.index_select(0, at)).squeeze(-1).float()
