@@ -49,9 +49,9 @@ class Ours:
         optimizer = Optimizer(lr=LR, schedule="constant", warmup_steps=0)
         phases = (Phase(name="policy", drafts="none", steps=1),)
         ppo = Ppo(phases=phases, epochs=EPOCHS, minibatches=MINIBATCHES, optimizer=optimizer)
-        policy, store = folders["policy"], Store(folders["policy"])
+        policy, store, dtype = folders["policy"], Store(folders["policy"]), deployment.config.model.dtype
         self.learner.start(
-            LearnerSpec(policy, folders["reward"], policy, ppo, "float32", 100, 0, False, store), None
+            LearnerSpec(policy, folders["reward"], policy, ppo, dtype, 100, 0, False, store), None
         ).result()
         self.reward.load(folders["reward"], "reward", deployment.model.eos()).result()
         self.reference.load(policy).result()
@@ -78,12 +78,13 @@ class Theirs:
     """A trainer of TRL's (ppo, grpo, rloo) in a process of its own; `generations` samples a prompt."""
 
     def __init__(
-        self, method: str, folders: Folders, prompts: Prompts, longest: int, rounds: int, generations: int = 1
-    ) -> None:
+        self, method: str, folders: Folders, prompts: Prompts, longest: int, rounds: int, generations: int = 1,
+        cuda: bool = False,
+    ) -> None:  # fmt: skip
         asked = {name: str(path) for name, path in folders.items()} | {
             "method": method, "contexts": contexts(prompts)[: len(prompts) // generations], "generations": generations,
             "new_tokens": longest, "epochs": EPOCHS, "minibatches": MINIBATCHES, "lr": LR, "beta": BETA,
-            "steps": rounds + 1, "out": str(folders["policy"].parent / f"trl-{method}"),
+            "steps": rounds + 1, "out": str(folders["policy"].parent / f"trl-{method}"), "cuda": cuda,
         }  # fmt: skip
         if not (interpreter := os.environ.get("PIT_RAY_TRL")):
             raise SystemExit("PIT_RAY_TRL names no interpreter that has TRL; `make bench` makes one")
