@@ -14,17 +14,24 @@ from pit_ray.data.lengths import bridge_length
 
 GIB = 2**30
 IMPORTS_GIB = {
-    "driver": 0.65, "rollout": 0.57, "reward": 0.53, "reference": 0.53, "learner": 0.56, "supervised": 0.6,
-    "recorder": 0.5,
+    "driver": 0.72, "rollout": 0.59, "reward": 0.55, "reference": 0.55, "learner": 0.56, "supervised": 0.64,
+    "recorder": 0.2,
 }  # fmt: skip
-"""Resident memory of a process of each role before it has a model, as measured on the CPU builds."""
-ENGINE_WORKSPACE_GIB, SAMPLER_BYTES = 0.95, 28
+"""Resident memory of a process of each role before it has a model, as measured on the CPU builds; of the driver to the
+end of a run."""
+SHIPPED = ("world:", "task:")
+"""Model paths of what comes with this package."""
+OWN_TOKENIZER_GIB = 0.3
+"""Of the recorder, where the tokenizer may be of a class of its own, with which PyTorch is imported."""
+ENGINE_WORKSPACE_GIB, SAMPLER_BYTES = 1.2, 28
 """Of an engine on CPUs, beside imports, weights and KV cache: what it takes with any model, and of each sequence that
 it works on at once and entry of the vocabulary."""
-FIRST_PASS_GIB = 0.045
-"""What a model's first pass brings in on CPUs: code that is loaded when it is called, buffers of the threads."""
-LOADED = 1.5
-"""Copies of the weights that an engine on CPUs holds while it takes a saved model: the file's, and what it packs."""
+FIRST_PASS_GIB = {"learner": 0.045, "supervised": 0.09, "reward": 0.075, "reference": 0.075}
+"""What a model's first passes bring in on CPUs: code that is loaded when it is called, buffers of the threads, holes in
+the heap after passes of many shapes."""
+LOADED = 0.5
+"""Of the weights, what an engine on CPUs takes beside its own while it takes others, tensor by tensor, and packs
+them."""
 DEVICE_GIB = 1.0
 """Of a process on a GPU: the CUDA context and the allocator's slack."""
 ENGINE_GIB = 4.0
@@ -119,7 +126,8 @@ def memory_plan(config: Config, size: ModelSize) -> dict[str, Memory]:
         budget, share = actors.scorer.batch_tokens, _response_share(config)
         found["reward"] = _scorer(config, "reward", weights, _gib(_pass_bytes(size, width, budget, 0.0)))
         found["reference"] = _scorer(config, "reference", weights, _gib(_pass_bytes(size, width, budget, share)))
-        found["recorder"] = Memory(_imports("recorder"))
+        plain = config.model.from_scratch is not None or config.model.path.startswith(SHIPPED)
+        found["recorder"] = Memory(_imports("recorder", workspace=0.0 if plain else OWN_TOKENIZER_GIB))
     found["rollout"] = _rollout(config, size, weights)
     return found
 
@@ -139,7 +147,7 @@ def _rollout(config: Config, size: ModelSize, weights: float) -> Memory:
 def _scorer(config: Config, role: str, weights: float, activations: float) -> Memory:
     if config.actors.scorer.gpus:
         return Memory(_imports(role, copies=weights), Parts(DEVICE_GIB, weights, activations=activations))
-    return Memory(_imports(role, weights=weights, workspace=FIRST_PASS_GIB, activations=activations))
+    return Memory(_imports(role, weights=weights, workspace=FIRST_PASS_GIB[role], activations=activations))
 
 
 def _learner(config: Config, size: ModelSize) -> Memory:
@@ -199,7 +207,7 @@ def _trained(config: Config, size: ModelSize, role: str, models: int, work: floa
     if several and stage == 0:
         # Seen, not derived: gradients take holes of glibc's heap that the next micro-batch's activations had been in.
         state = replace(state, gradients=state.gradients + _gib(learned * width))
-    return Memory(replace(state, imports=IMPORTS_GIB[role], workspace=FIRST_PASS_GIB, copies=whole))
+    return Memory(replace(state, imports=IMPORTS_GIB[role], workspace=FIRST_PASS_GIB[role], copies=whole))
 
 
 def _update_bytes(size: ModelSize, width: int, tokens: float, share: float, models: int, recomputed: bool) -> float:

@@ -32,8 +32,9 @@ from pit_ray.store import Store
 
 PROMPT, NEW, SAMPLES, STEPS = 40, 40, 32, 2
 """Tokens of a prompt and of a response, sequences of a step; steps."""
-CASES = (("1m", 0, 1, 8192), ("25m", 0, 1, 640), ("125m", 0, 1, 320), ("25m", 3, 2, 640))
-"""Size, ZeRO stage, ranks, tokens of a micro-batch."""
+CASES = (("1m", 0, 1, 8192, 1024), ("25m", 0, 1, 640, 128), ("125m", 0, 1, 320, 64), ("25m", 3, 2, 640, 128))
+"""Size, ZeRO stage, ranks, tokens of a micro-batch, sequences of an evaluation: enough to fill the KV cache, of which
+only what has been used is resident."""
 LEAST = 0.05
 """GiB. Processes that are planned to take less than this above their imports and KV cache are shown, not judged: the
 allocator's noise is as large."""
@@ -90,7 +91,14 @@ def fit(deployment: RayDeployment, folders: dict[str, Path], root: Path, vocabul
     return json.loads((run.path / MEMORY).read_text())["peaks"]["supervised/0"]
 
 
-def steps(deployment: RayDeployment, folders: dict[str, Path], root: Path, vocabulary: int) -> Peaks:
+def prompts_of(count: int, vocabulary: int) -> Prompts:
+    contexts = Ragged.of(ids(np.full(count, PROMPT), vocabulary, 2))
+    return Prompts(np.arange(count), contexts, Ragged.of([[]] * count), np.zeros(count, dtype=np.int8), None)
+
+
+def steps(
+    deployment: RayDeployment, folders: dict[str, Path], root: Path, vocabulary: int, evaluated: int
+) -> Peaks:  # fmt: skip
     peaks: Peaks = {}
     pool, learner, recorder = deployment.rollout(), deployment.learner(), deployment.recorder()
     reward, reference, config = deployment.reward(), deployment.reference(), deployment.config
@@ -103,16 +111,16 @@ def steps(deployment: RayDeployment, folders: dict[str, Path], root: Path, vocab
     reference.load(policy).result()
     pool.load(policy, 0).result()
     note(deployment, "load", peaks)
-    contexts = Ragged.of(ids(np.full(SAMPLES, PROMPT), vocabulary, 2))
-    prompts = Prompts(np.arange(SAMPLES), contexts, Ragged.of([[]] * SAMPLES), np.zeros(SAMPLES, dtype=np.int8), None)
-    for step in range(STEPS):
-        rollouts = pool.generate(prompts, GenerateRequest(1.0, NEW, step, SAMPLES))
+    for step, count in enumerate([evaluated, *[SAMPLES] * STEPS]):
+        rollouts = pool.generate(prompts_of(count, vocabulary), GenerateRequest(1.0, NEW, step, SAMPLES))
         rollouts.wait()
         note(deployment, "generate", peaks)
         scores, logprobs = reward.score(rollouts), reference.logprobs(rollouts)
         scores.wait()
         logprobs.wait()
         note(deployment, "score", peaks)
+        if count == evaluated:
+            continue
         learner.learn(rollouts, scores, logprobs, 0.05, step).result()
         recorder.record(root / "rollouts.parquet", rollouts, scores).wait()
         note(deployment, "learn", peaks)
@@ -142,7 +150,7 @@ def judged(plans: dict[str, Parts], peaks: Peaks) -> Iterator[tuple[float, float
             yield abs(ratio - 1), over
 
 
-def measure(size: str, stage: int, ranks: int, budget: int, root: Path) -> list[tuple[float, float]]:
+def measure(size: str, stage: int, ranks: int, budget: int, evaluated: int, root: Path) -> list[tuple[float, float]]:
     folders, vocabulary = models(size, root), SHAPES[size].vocab_size - 50  # less than the tokenizer has
     actors: dict[str, Any] = {
         "learner": {"ranks": ranks, "zero_stage": stage, "cpus": 0.4, "threads": 2 // ranks},
@@ -153,16 +161,16 @@ def measure(size: str, stage: int, ranks: int, budget: int, root: Path) -> list[
         config = deployment.config
         plans = {role: memory.host for role, memory in memory_plan(config, model_size(config)).items()}
         fitted = {"supervised/0": fit(deployment, folders, root, vocabulary)} if size == "25m" else {}
-        peaks = steps(deployment, folders, root, vocabulary)
+        peaks = steps(deployment, folders, root, vocabulary, evaluated)
     print(f"memory, {size}, ZeRO {stage}, {ranks} ranks: MiB of each process, its peak in each part")
     return list(judged(plans, peaks | fitted))
 
 
 def main() -> list[Finding]:
     found = []
-    for size, stage, ranks, budget in CASES:
+    for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            found += measure(size, stage, ranks, budget, Path(folder))
+            found += measure(*case, Path(folder))
     return [
         finding("memory_plan", max(away for away, _ in found), "<= 0.15"),
         finding("memory_above_imports", max(over for _, over in found), "<= 1.2"),
