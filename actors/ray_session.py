@@ -28,8 +28,7 @@ TRAIN_ENVIRONMENT = {
 """Ray Train's controller otherwise notices the end of its workers only every two seconds."""
 AUTH_MODES = ("token", "disabled")
 _STARTER = ThreadPoolExecutor(1, thread_name_prefix="ray")
-"""Its thread starts Ray and stays, since the processes of a local Ray end with the thread that started them. Nor can
-Ray, from there, put a handler of its own in the place of ours, which waits for a checkpoint."""
+"""Its thread starts Ray and stays, since the processes of a local Ray end with the thread that started them."""
 _begun: Future[None] | None = None
 logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
 
@@ -129,6 +128,8 @@ def _start(config: Config) -> None:
         # Actors, with environments of their own, never use what Ray keeps ready.
         os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112  so it is spelt
         options |= {"dashboard_host": "127.0.0.1", "include_dashboard": True}
+    # Ray's handler would take the place of ours, which waits for a checkpoint.
+    ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     every_process = {"env_vars": TRAIN_ENVIRONMENT, "worker_process_setup_hook": "actors.start_up.set_up"}
     ray.init(address=address, runtime_env=every_process, **options)
     ray._private.worker._worker_logs_enabled = False  # what an actor's death means, the supervisor tells

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import time
 
 import psutil
@@ -69,3 +70,16 @@ def test_ray_that_has_begun_is_waited_for(config: Config) -> None:
         start_ray(config)
         assert running() and ray.cluster_resources()["CPU"] > 0
     assert not running()
+
+
+def test_sigterm_stays_with_who_has_it(config: Config) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        with begun_early(config):
+            start_ray(config)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
