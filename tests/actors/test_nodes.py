@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -18,7 +20,7 @@ from actors.heart import Heart
 from actors.plan import Bundle
 from pit_ray.run_folder import RunFolder
 from tests.actors.conftest import supervised
-from tests.disturbed import Disturbed, before, differences, recovery, tell_cost
+from tests.disturbed import TITLES, Disturbed, before, differences, recovery, tell_cost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -79,7 +81,15 @@ def test_nodes_lost_in_a_supervised_stage(recipe: Path, undisturbed: Path, tmp_p
     before("gap_reward", undisturbed, tmp_path / "run")
     run = Disturbed(recipe, tmp_path / "run", *SPREAD, address=cluster.address)
     run.start()
-    run.wait_for("gap_reward               2/")
+    run.wait_for("gap_reward: 4 steps")
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if re.match(TITLES["worker"], " ".join(process.cmdline()))
+    ]
+    run.wait_for("gap_reward               1/")
+    for worker in workers:  # a raylet takes longer to die than the last steps do
+        worker.kill()
     for node in [node for node in cluster.list_all_nodes() if node != cluster.head_node]:
         cluster.remove_node(node, allow_graceful=False)
     run.wait_for("waiting for room: needs 1.2 CPUs, Ray has 1")
