@@ -112,7 +112,7 @@ def steps(
     pool.load(policy, 0).result()
     note(deployment, "load", peaks)
     for step, count in enumerate([evaluated, *[SAMPLES] * STEPS]):
-        rollouts = pool.generate(prompts_of(count, vocabulary), GenerateRequest(1.0, NEW, step, SAMPLES))
+        rollouts = pool.generate(prompts_of(count, vocabulary), GenerateRequest(1.0, NEW, step, count))
         rollouts.wait()
         note(deployment, "generate", peaks)
         scores, logprobs = reward.score(rollouts), reference.logprobs(rollouts)
