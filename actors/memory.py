@@ -127,7 +127,7 @@ def memory_plan(config: Config, size: ModelSize) -> dict[str, Memory]:
         found["reward"] = _scorer(config, "reward", weights, _gib(_pass_bytes(size, width, budget, 0.0)))
         found["reference"] = _scorer(config, "reference", weights, _gib(_pass_bytes(size, width, budget, share)))
         plain = config.model.from_scratch is not None or config.model.path.startswith(SHIPPED)
-        found["recorder"] = Memory(_imports("recorder", workspace=0.0 if plain else OWN_TOKENIZER_GIB))
+        found["recorder"] = Memory(Parts(IMPORTS_GIB["recorder"] + (0.0 if plain else OWN_TOKENIZER_GIB)))
     found["rollout"] = _rollout(config, size, weights)
     return found
 
