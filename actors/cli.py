@@ -93,7 +93,6 @@ def train(
         typer.echo(compose.describe(config))
         ray_session.check_machines(config)  # after the plan, which may be meant for other machines
     else:
-        ray_session.check_machines(config)
         with ray_session.begun_early(config):
             from actors import compose  # takes seconds, as Ray does
 

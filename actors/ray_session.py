@@ -30,6 +30,7 @@ AUTH_MODES = ("token", "disabled")
 _STARTER = ThreadPoolExecutor(1, thread_name_prefix="ray")
 """Its thread starts Ray and stays, since the processes of a local Ray end with the thread that started them."""
 _begun: Future[None] | None = None
+# From another thread than the main one Ray warns that it leaves SIGTERM alone, which is what is wanted.
 logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
 
 
