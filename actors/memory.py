@@ -126,8 +126,8 @@ def memory_plan(config: Config, size: ModelSize) -> dict[str, Memory]:
         budget, share = actors.scorer.batch_tokens, _response_share(config)
         found["reward"] = _scorer(config, "reward", weights, _gib(_pass_bytes(size, width, budget, 0.0)))
         found["reference"] = _scorer(config, "reference", weights, _gib(_pass_bytes(size, width, budget, share)))
-        plain = config.model.from_scratch is not None or config.model.path.startswith(SHIPPED)
-        found["recorder"] = Memory(Parts(IMPORTS_GIB["recorder"] + (0.0 if plain else OWN_TOKENIZER_GIB)))
+        own_tokenizer = config.model.path is not None and not config.model.path.startswith(SHIPPED)
+        found["recorder"] = Memory(Parts(IMPORTS_GIB["recorder"] + (OWN_TOKENIZER_GIB if own_tokenizer else 0.0)))
     found["rollout"] = _rollout(config, size, weights)
     return found
 
