@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -42,11 +43,15 @@ def test_driver_and_learner_rank(recipe: Path, undisturbed: Path, tmp_path: Path
 
 @pytest.fixture
 def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prometheus | None]:
-    """A Prometheus, where this machine has one."""
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
+    """A Prometheus, where this machine has one, and a temporary folder of Ray's own: the targets that Ray names there
+    are those of the newest Ray that uses it."""
+    # Of reports every second, with other tests beside this one, one was lost on the way, and with it an increment.
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "3000")
     if PROGRAM is None:
         yield None
-    else:
+        return
+    with TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # short, for the paths of Ray's sockets
+        monkeypatch.setenv("RAY_TMPDIR", folder)
         with prometheus(tmp_path) as started:
             yield started
 
