@@ -39,7 +39,8 @@ class Lora(Section):
     """Names of linear layers, for instance [q_proj, v_proj]; all-linear: all of the backbone's."""
     sync: Literal["merged", "adapter"] = "merged"
     """What goes to the rollout workers after a step. merged: whole weights. adapter: the matrices alone, which vLLM
-    applies beside the weights that the stage began with: less to send. (In process always merged.)"""
+    applies beside the weights that the stage began with: less to send, but on CPUs sampling is three times as slow.
+    (In process always merged.)"""
 
 
 class Supervised(Section):
