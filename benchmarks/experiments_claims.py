@@ -19,6 +19,11 @@ SELF_REFINE_TARGET = 16.4
 """PIT over Self-Refine on the paper's synthetic data (PIT, arXiv 2310.00898): +16.41, remembered; our target."""
 TRIPOST_TARGET = 7.13
 """TriPosT's best gain (arXiv 2310.13522), in points."""
+BEHIND = {
+    "behind": "one step behind", "behind_capped": "one step behind, weights capped at 1",
+    "behind_longer": "one step behind for as long",
+}  # fmt: skip
+"""Variant -> what it is called."""
 TASKS = ("word_sorting", "multistep_arithmetic")
 
 Runs = Sequence[Finished]
@@ -38,9 +43,9 @@ def claims_of(experiment: str, runs: Runs) -> list[Claim]:
     by_variant = {v: [r for r in runs if r.variant == v] for v in dict.fromkeys(r.variant for r in runs)}
     makers: dict[str, Callable[[dict[str, list[Finished]]], list[Claim]]] = {
         "self_refine": self_refine, "self_evolution": self_evolution, "tripost": tripost, "distill": distill,
-        "gap_reward": partial(improvers, said={"pit": "R_PIT", "difference": "the difference"}),
+        "gap_reward": partial(improvers, said={"pit": "R_PIT"}, base=("difference", "the difference")),
         "annotations": partial(self_refine, targeted=False),
-        "lag": partial(improvers, said={"behind": "one step behind", "pit": "on-policy"}, no_worse=True),
+        "lag": partial(improvers, said=BEHIND, base=("pit", "on-policy"), no_worse=True),
     }  # fmt: skip
     return makers[experiment](by_variant) if experiment in makers else []
 
@@ -147,27 +152,28 @@ def distill(runs: dict[str, list[Finished]]) -> list[Claim]:
     return [*found, Claim("mean gold", text, "–", None)]
 
 
-def improvers(runs: dict[str, list[Finished]], said: dict[str, str], no_worse: bool = False) -> list[Claim]:
-    """The improvers of two variants on the same drafts: each against the drafts, and the first less the second. `said`:
-    variant -> what it is called. `no_worse`: the first is to be no worse than the second."""
-    found = []
-    for one, other in zip(*(runs[variant] for variant in said), strict=True):
+def improvers(
+    runs: dict[str, list[Finished]], said: dict[str, str], base: tuple[str, str], no_worse: bool = False
+) -> list[Claim]:
+    """The improvers of several variants on the same drafts: each against the drafts, and all less the base's. `said`
+    and `base`: variant -> what it is called. `no_worse`: they are to be no worse than the base's."""
+    against, others = base[0], [run for variant in said for run in runs[variant]]
+    for one, other in zip(others, runs[against] * len(said), strict=True):
         if not np.array_equal(drafted(one), drafted(other)):
             raise DataError(f"{other.folder} was evaluated on other drafts than {one.folder}")
     last = f"improver_{runs['pit'][0].splits['held_out'].iterations}"
-    for system, text in (
-        ("improver_1", "one revision"),
-        (last, "the last revision"),
-        ("improver_stopped", "by the rule"),
-    ):
-        for variant, name in said.items():
+    systems = {"improver_1": "one revision", last: "the last revision", "improver_stopped": "by the rule"}
+    found = []
+    for system, text in systems.items():
+        compared = {v: [outcomes(r.scores("held_out", system, "gold"), drafted(r)) for r in runs[v]] for v in runs}
+        for variant, name in [*said.items(), base]:
             effect = pooled(runs[variant], "held_out", system, "policy", "gold")
             found.append(Claim(f"{name}: Δ against the drafts, {text}", shown(effect), "–", None))
-        ours, theirs = ([outcomes(r.scores("held_out", system, "gold"), drafted(r)) for r in runs[v]] for v in said)
-        effect = pooled_difference(ours, theirs, RESAMPLES, derive_seed(0, "gap_reward", system))
-        first, second = said.values()
-        target, holds = ("reaches 0", effect.high >= 0) if no_worse else ("–", None)
-        found.append(Claim(f"{first} less {second}, paired, {text}", shown(effect), target, holds))
+        for variant, name in said.items():
+            seed = derive_seed(0, "gap_reward", system)
+            effect = pooled_difference(compared[variant], compared[against], RESAMPLES, seed)
+            target, holds = ("reaches 0", effect.high >= 0) if no_worse else ("–", None)
+            found.append(Claim(f"{name} less {base[1]}, paired, {text}", shown(effect), target, holds))
     return found
 
 
