@@ -42,9 +42,7 @@ def build_experience(
         advantages=whiten(Ragged.of((a for a, _ in rows), np.float32)),
         returns=Ragged.of((r for _, r in rows), np.float32),
         values=values,
-        weights=Ragged(
-            importance_weights(logprobs.values, rollouts.logprobs.values, ppo.importance_cap), logprobs.offsets
-        ),
+        weights=Ragged(importance_weights(logprobs.values, rollouts.logprobs.values, ppo.weight_cap), logprobs.offsets),
         temperature=rollouts.temperature,
     )
     seen = _metrics(rollouts, score, logprobs, entropies, reference, kl, kl_coefficient)

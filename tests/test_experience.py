@@ -126,6 +126,15 @@ def test_logprobs_are_the_learners_and_weights_correct_for_the_sampler(
     assert metrics.mean("val/sampler_mismatch") == pytest.approx(np.abs(np.log(RATIO.values)).mean(), rel=1e-3)
 
 
+@pytest.mark.parametrize(("lag", "cap"), [(0, 2.0), (1, 1.0)])
+def test_without_a_cap_of_its_own_it_is_that_of_the_lag(
+    engine: TorchEngine, true_logprobs: Ragged, lag: int, cap: float
+) -> None:
+    settings = PPO.model_copy(update={"lag": lag, "importance_cap": None})
+    weights = build(engine, true_logprobs, settings)[0].weights
+    assert_close(weights, [np.minimum(row, cap) for row in RATIO.rows()])
+
+
 def test_values_are_what_the_value_model_says_before_each_token(engine: TorchEngine, true_logprobs: Ragged) -> None:
     experience, _ = build(engine, true_logprobs)
     model: Any = engine.module.value

@@ -124,8 +124,9 @@ class Ppo(Section):
     """Discount of later rewards."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """λ of generalised advantage estimation: 1 trusts returns alone, 0 values alone."""
-    importance_cap: PositiveFloat = 2.0
-    """Upper bound of the sampler-to-learner importance weights."""
+    importance_cap: PositiveFloat | None = None
+    """Upper bound of the sampler-to-learner importance weights. null: 2, or with `lag: 1` 1, which kept what 2 lost
+    there (results/lag.md)."""
     missing_eos_penalty: NonNegativeFloat = 1.0
     """Subtracted from the score of a response that did not end by itself."""
     kl: Kl = Kl()
@@ -139,6 +140,11 @@ class Ppo(Section):
     keep_checkpoints: PositiveInt = 2
     """How many of them are kept, the newest; beside these the best of the present phase: that with the highest mean
     score (before the KL penalty) of the steps since the checkpoint before it."""
+
+    @property
+    def weight_cap(self) -> float:
+        """`importance_cap`, or its default."""
+        return (1.0 if self.lag else 2.0) if self.importance_cap is None else self.importance_cap
 
     @model_validator(mode="after")
     def _consistent(self) -> Ppo:
