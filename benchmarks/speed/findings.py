@@ -66,7 +66,8 @@ def machine() -> str:
 
 def commit() -> str:
     """The commit, marked where the working tree differs from it in more than earlier figures."""
-    asked = ["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", ".", ":!benchmarks/results.json"]
+    figures = [f":!benchmarks/{name}" for name in ("results.json", "scale.json", "scale.svg")]
+    asked = ["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", ".", *figures]
     said = [
         subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
         for command in asked
