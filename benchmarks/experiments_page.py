@@ -23,13 +23,13 @@ def write_experiment(
 ) -> Path:
     """The page, its plots and the comparisons of the finished runs (seed, variant, folder), or of what a sweep over
     them found; returns the page's path."""
-    finished = [Finished(*run) for run in runs]
+    finished, commit = [Finished(*run) for run in runs], environment()["commit"]  # before results change the checkout
     write_json(folder / f"{name}.json", list(comparisons(finished, sweep)))
     path = folder / f"{name}.md"
     curves = list(rating_curves(finished) if sweep is None else sweep_curves(finished, sweep))
     for curve in curves:
         write_text(folder / f"{name}_{curve.name}.svg", plot(curve))
-    write_text(path, page(name, title, finished, curves, sweep, environment()["commit"]))
+    write_text(path, page(name, title, finished, curves, sweep, commit))
     return path
 
 

@@ -20,6 +20,7 @@ HEALTH = ("policy", "best_of_2", "sft_improver", "improver_1", "improver_stopped
 
 def write_results(runs: Sequence[Finished], folder: Path) -> None:
     """The table, the comparisons, the plot."""
+    commit = environment()["commit"]  # before results change the checkout
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"world": run.world, "seed": run.seed, "variant": run.variant} | comparison
@@ -28,7 +29,7 @@ def write_results(runs: Sequence[Finished], folder: Path) -> None:
     ]
     write_json(folder / "replication.json", rows)
     plot(runs, folder / PLOT)
-    write_text(folder / "replication.md", page(runs, environment()["commit"]))
+    write_text(folder / "replication.md", page(runs, commit))
 
 
 def page(runs: Sequence[Finished], commit: str | None) -> str:
