@@ -125,8 +125,8 @@ class Ppo(Section):
     gae_lambda: float = Field(0.95, ge=0, le=1)
     """λ of generalised advantage estimation: 1 trusts returns alone, 0 values alone."""
     importance_cap: PositiveFloat | None = None
-    """Upper bound of the sampler-to-learner importance weights. null: 2, or with `lag: 1` 1, which kept what 2 lost
-    there (results/lag.md)."""
+    """Upper bound of the sampler-to-learner importance weights. null: 2, or with `lag: 1` 1, which did better there
+    (results/lag.md)."""
     missing_eos_penalty: NonNegativeFloat = 1.0
     """Subtracted from the score of a response that did not end by itself."""
     kl: Kl = Kl()
