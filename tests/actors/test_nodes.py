@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SPREAD = ("actors.address=auto", "actors.learner.cpus=0.6", "actors.rollout.cpus=0.4", "actors.placement_deadline=120")
 """On nodes of one CPU each: a learner and a rollout worker on each of two, all others on the third."""
+HEAD = {"num_cpus": 1, "dashboard_port": None, "dashboard_agent_listen_port": None}
+"""A first node whose ports are searched for: the usual ones may be another Ray's, of a test that runs beside."""
 BIG = 24 * 2**20
 """Bytes of one array; the object store holds four."""
 
@@ -33,7 +35,7 @@ BIG = 24 * 2**20
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
+    nodes = Cluster(initialize_head=True, head_node_args=HEAD | {"include_dashboard": True})
     for _ in range(2):
         nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
@@ -121,7 +123,7 @@ class Maker:
 
 def test_what_the_object_store_cannot_hold_goes_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    node = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 4 * BIG})
+    node = Cluster(initialize_head=True, head_node_args=HEAD | {"object_store_memory": 4 * BIG})
     ray.init(address=node.address, namespace="pit-ray-full", log_to_driver=False)
     try:
         makers = supervised("rollout", Maker.remote, 2)
