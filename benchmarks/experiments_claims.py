@@ -20,9 +20,10 @@ SELF_REFINE_TARGET = 16.4
 TRIPOST_TARGET = 7.13
 """TriPosT's best gain (arXiv 2310.13522), in points."""
 BEHIND = {
-    "behind": "one step behind", "behind_capped": "one step behind, weights capped at 1",
-    "behind_longer": "one step behind for as long",
-}  # fmt: skip
+    "behind": "one step behind, weights capped at 2",
+    "behind_capped": "one step behind, weights capped at 1",
+    "behind_longer": "one step behind for as long, weights capped at 2",
+}
 """Variant -> what it is called."""
 TASKS = ("word_sorting", "multistep_arithmetic")
 
